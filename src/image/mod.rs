@@ -1,0 +1,3 @@
+//! image
+
+pub mod source;

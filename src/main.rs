@@ -1,0 +1,3 @@
+//! The `peelfs` command.
+
+fn main() {}
