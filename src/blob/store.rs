@@ -1,0 +1,226 @@
+//! The store: a directory of extents, shared by processes and bounded.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::digest::Digest;
+
+use super::eviction::{self, Usage};
+use super::extents::{ExtentKind, Extents, WeakExtents};
+use super::lock;
+use super::memory::Memory;
+use super::slots::Slots;
+
+/// Where extents are kept: `DIR/extents/<algorithm>/<2 hex digits>/<hex>/<c|d>-<start>-<length>`.
+///
+/// The limit is for the extents alone; what else lies beside them (indexes, documents) is small and its owner's
+/// business. It may be exceeded for a moment, by what is written while room is being made. Cloning is cheap and gives
+/// the same store.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl Store {
+    /// The store in `dir`, which is created if need be, of at most `limit` bytes. With a limit of 0, or if the
+    /// directory cannot be used (of which one warning tells), a little is kept in memory instead.
+    pub fn open(dir: &Path, limit: u64) -> Store {
+        let disk = if limit == 0 {
+            None
+        } else {
+            match Disk::open(dir, limit) {
+                Ok(disk) => Some(disk),
+                Err(error) => {
+                    tracing::warn!(
+                        "cannot keep anything in {}, so what is read again may be fetched again: {error}",
+                        dir.display()
+                    );
+                    None
+                }
+            }
+        };
+        let on_disk = disk.is_some();
+        let store = Store(Arc::new(Inner {
+            disk,
+            memory: Memory::new(),
+            known: Mutex::default(),
+            slots: Arc::new(Slots::new()),
+            nonce: random(),
+            temporaries: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+        }));
+        // The first size: it takes a moment where there is much. Without a runtime the first write does it.
+        if on_disk && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let inner = Arc::clone(&store.0);
+            runtime.spawn_blocking(move || inner.make_room(0));
+        }
+        store
+    }
+
+    /// The extents of `digest`; the same object for as long as somebody holds it.
+    pub fn extents(&self, kind: ExtentKind, digest: &Digest) -> Arc<Extents> {
+        let mut known = lock(&self.0.known);
+        if let Some(extents) = known.get(&(kind, *digest)).and_then(WeakExtents::upgrade) {
+            return extents;
+        }
+        known.retain(|_, extents| extents.strong_count() > 0);
+        let extents = Extents::new(kind, *digest, Arc::clone(&self.0));
+        known.insert((kind, *digest), Arc::downgrade(&extents));
+        extents
+    }
+
+    /// Removes all extents, whoever uses them, and returns how many bytes that freed. Blocks the thread.
+    pub fn remove_all(&self) -> io::Result<u64> {
+        let freed = self.0.disk().map_or(0, |disk| eviction::scan(&disk.extents).bytes);
+        for extents in self.0.all_known() {
+            extents.forget();
+        }
+        let Some(disk) = self.0.disk() else { return Ok(freed) };
+        match fs::remove_dir_all(&disk.extents) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        disk.usage.scanned(0, disk.usage.mark());
+        Ok(freed)
+    }
+
+    /// Bytes of all extents on disk, of all processes, as far as is known without looking.
+    pub fn usage(&self) -> u64 {
+        self.0.disk().map_or(0, |disk| disk.usage.total())
+    }
+
+    /// The most bytes that are kept on disk; 0 if none are.
+    pub fn limit(&self) -> u64 {
+        self.0.disk().map_or(0, |disk| disk.limit)
+    }
+
+    pub(super) fn slots(&self) -> &Arc<Slots> {
+        &self.0.slots
+    }
+
+    #[cfg(test)]
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dir = self.0.disk().map(|disk| &disk.extents);
+        f.debug_struct("Store").field("dir", &dir).finish_non_exhaustive()
+    }
+}
+
+/// What the store and all that belongs to it share.
+pub(super) struct Inner {
+    disk: Option<Disk>,
+    memory: Memory,
+    known: Mutex<HashMap<(ExtentKind, Digest), WeakExtents>>,
+    slots: Arc<Slots>,
+    nonce: u64,
+    temporaries: AtomicU64,
+    warned: AtomicBool,
+}
+
+/// The disk side of a store.
+pub(super) struct Disk {
+    pub(super) extents: PathBuf,
+    pub(super) lock: PathBuf,
+    pub(super) limit: u64,
+    pub(super) usage: Usage,
+}
+
+impl Disk {
+    fn open(dir: &Path, limit: u64) -> io::Result<Disk> {
+        let disk = Disk {
+            extents: dir.join("extents"),
+            lock: dir.join("lock"),
+            limit,
+            usage: Usage::default(),
+        };
+        create_private_dir(&disk.extents)?;
+        let probe = disk.extents.join(format!(".{:016x}.tmp", random()));
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&probe)?;
+        fs::remove_file(&probe)?;
+        Ok(disk)
+    }
+
+    /// The directory of the extents of `digest`.
+    pub(super) fn dir_of(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.extents.join(digest.algorithm()).join(&hex[..2]).join(hex)
+    }
+}
+
+impl Inner {
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The extents of `digest`, if somebody holds them.
+    pub(super) fn known(&self, kind: ExtentKind, digest: &Digest) -> Option<Arc<Extents>> {
+        lock(&self.known).get(&(kind, *digest)).and_then(WeakExtents::upgrade)
+    }
+
+    fn all_known(&self) -> Vec<Arc<Extents>> {
+        lock(&self.known).values().filter_map(WeakExtents::upgrade).collect()
+    }
+
+    /// Makes room for `len` more bytes on disk, if need be by evicting; false if there is none. Blocks the thread.
+    pub(super) fn make_room(&self, len: u64) -> bool {
+        self.disk
+            .as_ref()
+            .is_some_and(|disk| eviction::make_room(self, disk, len))
+    }
+
+    pub(super) fn grown(&self, len: u64) {
+        if let Some(disk) = &self.disk {
+            disk.usage.grown(len);
+        }
+    }
+
+    pub(super) fn shrunk(&self, len: u64) {
+        if let Some(disk) = &self.disk {
+            disk.usage.shrunk(len);
+        }
+    }
+
+    /// A name that no other file has: process numbers repeat where containers share the directory.
+    pub(super) fn temporary_name(&self) -> String {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        format!(".{:016x}-{number:x}.tmp", self.nonce)
+    }
+
+    /// Tells once that writing fails; a full disk would otherwise be told for each extent.
+    pub(super) fn warn_of_write(&self, dir: &Path, error: &io::Error) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "cannot write to {}, so what is read again may be fetched again: {error}",
+                dir.display()
+            );
+        }
+    }
+}
+
+/// Creates a directory, and those above it, that only its owner may enter.
+pub(super) fn create_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A number that differs each time, good enough for names and jitter.
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
