@@ -1,1 +1,312 @@
-//! tree
+//! The mount's namespace: the merged view at its root, every layer by itself below `layers/N/`.
+//!
+//! > tree > merged directories > contributions of layers > entries
+//! > tree > `layers` > one directory a layer > entries
+//!
+//! This is a plain async library that knows nothing of the kernel. Every method answers only what is proven, waiting
+//! for layers to be scanned as far as that takes; what the rest of a layer can still change is marked as not
+//! [`settled`](Attr::settled).
+
+mod attr;
+mod contribution;
+mod graft;
+mod ino;
+mod link;
+mod listing;
+mod lookup;
+#[cfg(test)]
+mod model;
+mod open;
+#[cfg(test)]
+mod tests;
+mod xattr;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+use crate::image::Image;
+use crate::index::EntryId;
+use crate::layer::{Content, DecodedSpan, Layer, LayerError};
+
+pub use attr::Attr;
+pub use ino::Ino;
+pub use listing::{Listed, Listing};
+pub use open::{Opened, Settings, open};
+
+use contribution::Dir;
+use graft::Grafts;
+use ino::Node;
+
+/// Why the tree cannot answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TreeError {
+    /// A layer that the answer depends on cannot tell.
+    #[error(transparent)]
+    Layer(#[from] Arc<LayerError>),
+    /// The inode is not, or no longer, known.
+    #[error("no such inode: {0}")]
+    Stale(Ino),
+    /// Only directories have children.
+    #[error("inode {0} is not a directory")]
+    NotADirectory(Ino),
+    /// Only files have contents.
+    #[error("inode {0} is not a regular file")]
+    NotAFile(Ino),
+    /// Only symlinks have targets.
+    #[error("inode {0} is not a symlink")]
+    NotASymlink(Ino),
+}
+
+/// Some bytes of a file.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The file.
+    pub ino: Ino,
+    /// Where in the file they begin.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The length of the whole file.
+    pub file_size: u64,
+}
+
+/// How the namespace is laid out.
+#[derive(Debug, Clone)]
+pub struct TreeOptions {
+    /// The name in the root under which the layers are shown; none for a pure root file system.
+    pub layers_dir: Option<Vec<u8>>,
+}
+
+impl Default for TreeOptions {
+    fn default() -> Self {
+        TreeOptions {
+            layers_dir: Some(b"layers".to_vec()),
+        }
+    }
+}
+
+/// An image as a tree of inodes.
+#[derive(Debug)]
+pub struct Tree {
+    layers: Vec<Arc<Layer>>,
+    options: TreeOptions,
+    manifest: Bytes,
+    config: Bytes,
+    root: Arc<Dir>,
+    /// The merged directories that somebody holds, by inode number, and how often they were handed out.
+    held: Mutex<HashMap<Ino, (Arc<Dir>, u64)>>,
+    /// For each layer, where its entries land that lie below symlinks of lower layers.
+    grafts: Vec<OnceCell<Arc<Grafts>>>,
+    /// Names that layers give to files of lower layers; known once all layers are.
+    links: OnceCell<HashMap<(usize, EntryId), u32>>,
+    listings: Mutex<listing::Recent>,
+}
+
+impl Tree {
+    /// The tree of `image`, whose layers are `layers`, base first.
+    pub fn new(image: &Image, layers: Vec<Arc<Layer>>, options: TreeOptions) -> Arc<Tree> {
+        Arc::new(Tree {
+            root: Dir::root(layers.len()),
+            grafts: layers.iter().map(|_| OnceCell::new()).collect(),
+            layers,
+            options,
+            manifest: image.manifest.clone(),
+            config: image.config.clone(),
+            held: Mutex::default(),
+            links: OnceCell::new(),
+            listings: Mutex::default(),
+        })
+    }
+
+    /// The layers, base first.
+    pub fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
+    }
+
+    /// The entry `name` of the directory `parent`; None if it is proven that there is none.
+    ///
+    /// # Errors
+    /// [`TreeError::Layer`] if that cannot be told, [`TreeError::NotADirectory`].
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, TreeError> {
+        match parent.node() {
+            Node::Root if self.options.layers_dir.as_deref() == Some(name) => Ok(Some(self.layers_attr())),
+            Node::Layers => self.lookup_layers(name).await,
+            Node::Root | Node::Merged => {
+                let dir = self.dir(parent)?;
+                let found = self.resolve_scouting(&dir, name).await?;
+                self.attr_of(found).await
+            }
+            Node::Own(layer, entry) => match self.own_child(layer, entry, name).await? {
+                Some((layer, entry)) => self.settled_attr(layer, entry).await.map(Some),
+                None => Ok(None),
+            },
+            Node::Manifest | Node::Config => Err(TreeError::NotADirectory(parent)),
+        }
+    }
+
+    /// The attributes of an inode: the best known, without waiting for more.
+    ///
+    /// # Errors
+    /// [`TreeError::Layer`] if its layer is corrupt, [`TreeError::Stale`].
+    pub fn getattr(&self, ino: Ino) -> Result<Attr, TreeError> {
+        match ino.node() {
+            Node::Root | Node::Merged => self.known_dir_attr(&*self.dir(ino)?),
+            Node::Layers => Ok(self.layers_attr()),
+            Node::Manifest => Ok(Attr::document(ino, self.manifest.len())),
+            Node::Config => Ok(Attr::document(ino, self.config.len())),
+            Node::Own(layer, entry) => self.own_attr(layer, entry),
+        }
+    }
+
+    /// Everything in the directory `ino`, complete.
+    ///
+    /// # Errors
+    /// [`TreeError::Layer`] if that cannot be told, [`TreeError::NotADirectory`].
+    pub async fn list(&self, ino: Ino) -> Result<Arc<Listing>, TreeError> {
+        if let Some(listing) = self.listings.lock().get(ino) {
+            return Ok(listing);
+        }
+        let listing = match ino.node() {
+            Node::Root | Node::Merged => self.list_merged(&self.dir(ino)?, ino == Ino::ROOT).await?,
+            // Not kept: it may still grow by the image's own children.
+            Node::Layers => return Ok(Arc::new(self.list_layers().await?)),
+            Node::Own(layer, entry) => self.list_own(layer, entry).await?,
+            Node::Manifest | Node::Config => return Err(TreeError::NotADirectory(ino)),
+        };
+        let listing = Arc::new(listing);
+        self.listings.lock().put(ino, listing.clone());
+        Ok(listing)
+    }
+
+    /// The attributes of what a listing of the directory `parent` shows, to be handed out like those of a lookup.
+    /// None if they are better looked up one by one.
+    pub async fn listed_attr(&self, parent: Ino, listed: &Listed<'_>) -> Result<Option<Attr>, TreeError> {
+        match listed.ino.node() {
+            Node::Merged => {
+                let dir = self.dir(parent)?;
+                let found = self.resolve(&dir, listed.name).await?;
+                self.attr_of(found).await
+            }
+            Node::Own(layer, entry) => self.settled_attr(layer, entry).await.map(Some),
+            _ => self.getattr(listed.ino).map(Some),
+        }
+    }
+
+    /// Bytes of the file `ino`; fewer than `len` only at its end.
+    ///
+    /// # Errors
+    /// [`TreeError::Layer`] if they cannot be had, [`TreeError::NotAFile`].
+    pub async fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Content, TreeError> {
+        let document = match ino.node() {
+            Node::Manifest => &self.manifest,
+            Node::Config => &self.config,
+            Node::Own(layer, entry) => return Ok(self.layer(layer, ino)?.read(entry, offset, len).await?),
+            _ => return Err(TreeError::NotAFile(ino)),
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(document.len());
+        let end = start.saturating_add(len).min(document.len());
+        Ok(Content {
+            bytes: document.slice(start..end),
+            fresh: Vec::new(),
+        })
+    }
+
+    /// Where a symlink points, verbatim.
+    ///
+    /// # Errors
+    /// [`TreeError::NotASymlink`], or [`TreeError::Layer`] if its layer is corrupt.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, TreeError> {
+        let Node::Own(layer, entry) = ino.node() else {
+            return Err(TreeError::NotASymlink(ino));
+        };
+        self.layer(layer, ino)?
+            .glance(|view| {
+                let entry = view.entries().entry(entry)?;
+                (entry.kind == crate::index::Kind::Symlink).then(|| entry.link.to_vec())
+            })?
+            .ok_or(TreeError::NotASymlink(ino))
+    }
+
+    /// Notes that an inode was handed out once, as by a lookup.
+    pub fn hold(&self, attr: &Attr) {
+        if let Some(dir) = &attr.dir {
+            self.held.lock().entry(attr.ino).or_insert_with(|| (dir.clone(), 0)).1 += 1;
+        }
+    }
+
+    /// Notes that an inode was let go of `times` times.
+    pub fn release(&self, ino: Ino, times: u64) {
+        if ino.node() != Node::Merged {
+            return;
+        }
+        let mut held = self.held.lock();
+        if let Some((_, count)) = held.get_mut(&ino) {
+            *count = count.saturating_sub(times);
+            if *count == 0 {
+                held.remove(&ino);
+            }
+        }
+    }
+
+    /// The files that have bytes in a decoded span.
+    pub fn files_in(&self, span: &DecodedSpan) -> Vec<Part> {
+        let range = crate::range::ByteRange::at(span.start, span.bytes.len() as u64);
+        let Some(layer) = self.layers.get(span.layer) else {
+            return Vec::new();
+        };
+        let ids = layer.entries_at(range);
+        let files = layer.glance(|view| {
+            let file = |id| {
+                let entry = view.entries().entry(id)?;
+                let part = entry.data.intersection(&range);
+                if entry.sparse || part.is_empty() {
+                    return None;
+                }
+                let from = usize::try_from(part.start() - span.start).ok()?;
+                let to = usize::try_from(part.end() - span.start).ok()?;
+                Some(Part {
+                    ino: Ino::own(span.layer, id),
+                    offset: part.start() - entry.data.start(),
+                    bytes: span.bytes.slice(from..to),
+                    file_size: entry.size,
+                })
+            };
+            ids.into_iter().filter_map(file).collect()
+        });
+        files.unwrap_or_default()
+    }
+
+    /// The directories, as inode numbers, that show the children of the directory `entry` of layer `layer`.
+    pub fn parents_showing(&self, layer: usize, entry: EntryId) -> Vec<Ino> {
+        let mut parents = vec![Ino::own(layer, entry)];
+        if entry == EntryId::ROOT {
+            parents.push(Ino::ROOT);
+        }
+        let held = self.held.lock();
+        parents.extend(
+            held.iter()
+                .filter(|(_, (dir, _))| dir.has(layer, entry))
+                .map(|(ino, _)| *ino),
+        );
+        parents
+    }
+
+    fn dir(&self, ino: Ino) -> Result<Arc<Dir>, TreeError> {
+        if ino == Ino::ROOT {
+            return Ok(self.root.clone());
+        }
+        self.held
+            .lock()
+            .get(&ino)
+            .map(|(dir, _)| dir.clone())
+            .ok_or(TreeError::Stale(ino))
+    }
+
+    fn layer(&self, number: usize, ino: Ino) -> Result<&Arc<Layer>, TreeError> {
+        self.layers.get(number).ok_or(TreeError::Stale(ino))
+    }
+}

@@ -1,0 +1,377 @@
+//! What a merged directory is made of.
+//!
+//! A merged directory is a stack of *contributions*, top layer first: the directories of that path in the single layers.
+//! The stack is found one by one, as far as a question needs it, because to pass below a contribution it must be
+//! proven that its layer hides nothing: neither the directory by a whiteout nor its lower children by an opaque
+//! marker. So the layer must have been scanned to its end.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::graft::join;
+use super::{Ino, Tree, TreeError};
+use crate::index::{Entries, Entry, EntryId, Kind};
+use crate::layer::Want;
+
+/// A merged directory.
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub ino: Ino,
+    /// Only layers below this one are looked at: all of them for what the mount shows, fewer to find out what a
+    /// layer was extracted over.
+    pub top: usize,
+    /// The directory that it is in and its name there; none for the root.
+    pub parent: Option<(Arc<Dir>, Box<[u8]>)>,
+    /// Its path from the root, with slashes between names.
+    pub path: Box<[u8]>,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    contributions: Vec<Contribution>,
+    /// How many of the parent's contributions were looked at.
+    looked_at: usize,
+    /// Whether one of the contributions found is opaque.
+    opaque: bool,
+    /// Whether there are no more.
+    closed: bool,
+}
+
+/// What was found by looking at one more layer.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    contribution: Option<Contribution>,
+    /// Whether what was found before is opaque.
+    opaque: bool,
+}
+
+/// The directory that one layer adds to a merged one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Contribution {
+    pub layer: usize,
+    /// The layer's directory. None if it has none there, and only grafts onto a place further below.
+    pub entry: Option<EntryId>,
+    /// Which directory of the layer has its attributes, if the layer declares them, or may do so yet.
+    pub attrs: Option<EntryId>,
+    /// Whether its children are seen. Below an opaque marker they are not; but if no layer above has declared the
+    /// directory itself, its attributes still come from here.
+    pub visible: bool,
+}
+
+impl Contribution {
+    /// What layer `layer` adds to the root. Whether it declares it may be known only later.
+    pub(super) fn root(layer: usize) -> Contribution {
+        Contribution {
+            layer,
+            entry: Some(EntryId::ROOT),
+            attrs: Some(EntryId::ROOT),
+            visible: true,
+        }
+    }
+}
+
+/// What one layer has under a name in a merged directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Child {
+    Nothing,
+    Directory {
+        contribution: Contribution,
+        /// Whether it exists because of this layer. If not, it is only on the way to whiteouts, which do something to
+        /// what lower layers have and make nothing appear.
+        solid: bool,
+    },
+    /// Anything else: the entry of a layer that it is, hard links followed. One that leads nowhere is nothing.
+    Leaf(usize, EntryId),
+}
+
+/// What a layer's own tar has under a name in one of its directories.
+enum Own {
+    Nothing,
+    Directory(Contribution, bool),
+    Leaf(EntryId, Kind),
+}
+
+impl Dir {
+    pub(super) fn root(top: usize) -> Arc<Dir> {
+        Arc::new(Dir {
+            ino: Ino::ROOT,
+            top,
+            parent: None,
+            path: Box::default(),
+            found: Mutex::default(),
+        })
+    }
+
+    /// The directory `name` in `parent`, with the number `ino`.
+    pub(super) fn new(parent: &Arc<Dir>, name: &[u8], ino: Ino) -> Arc<Dir> {
+        Arc::new(Dir {
+            ino,
+            top: parent.top,
+            parent: Some((parent.clone(), name.into())),
+            path: join(&parent.path, name).into(),
+            found: Mutex::default(),
+        })
+    }
+
+    /// Whether `entry` of `layer` is known to be part of it.
+    pub(super) fn has(&self, layer: usize, entry: EntryId) -> bool {
+        self.found
+            .lock()
+            .contributions
+            .iter()
+            .any(|found| found.layer == layer && found.entry == Some(entry))
+    }
+
+    /// The contributions found so far, and whether there can be no more.
+    pub(super) fn known(&self) -> (Vec<Contribution>, bool) {
+        let found = self.found.lock();
+        (found.contributions.clone(), found.closed)
+    }
+
+    /// The `k`th contribution, or that there is none; `None` if that is not known yet.
+    fn nth(&self, k: usize) -> Option<Option<Contribution>> {
+        let found = self.found.lock();
+        match found.contributions.get(k) {
+            Some(contribution) => Some(Some(*contribution)),
+            None => found.closed.then_some(None),
+        }
+    }
+
+    /// How many of the parent's contributions were looked at, and the last contribution found.
+    fn progress(&self) -> (usize, Option<Contribution>) {
+        let found = self.found.lock();
+        (found.looked_at, found.contributions.last().copied())
+    }
+
+    /// Notes what was found when `looked_at` of the parent's contributions had been looked at. Another task may have
+    /// come here first: then both have found the same.
+    fn note(&self, looked_at: usize, step: Option<Step>) {
+        let mut found = self.found.lock();
+        if found.looked_at != looked_at || found.closed {
+            return;
+        }
+        let Some(step) = step else {
+            found.closed = true;
+            return;
+        };
+        found.looked_at += 1;
+        found.opaque |= step.opaque;
+        let visible = !found.opaque;
+        let contribution = step.contribution.map(|found| Contribution { visible, ..found });
+        found.contributions.extend(contribution);
+    }
+}
+
+impl Tree {
+    /// The `k`th contribution to `dir` from the top; None if it has fewer.
+    pub(super) fn contribution<'a>(
+        &'a self,
+        dir: &'a Arc<Dir>,
+        k: usize,
+    ) -> BoxFuture<'a, Result<Option<Contribution>, TreeError>> {
+        async move {
+            // A directory takes a step for each contribution of its parent. What has to be known first lies on top;
+            // a stack of our own, because paths can be deeper than the thread's allows.
+            let mut todo = vec![(dir.clone(), k)];
+            while let Some((dir, k)) = todo.last().cloned() {
+                if dir.nth(k).is_some() {
+                    todo.pop();
+                    continue;
+                }
+                let (looked_at, last) = dir.progress();
+                let step = match &dir.parent {
+                    None => self.root_step(&dir, last, looked_at).await?,
+                    Some((parent, name)) => match parent.nth(looked_at) {
+                        None => {
+                            todo.push((parent.clone(), looked_at));
+                            continue;
+                        }
+                        Some(next) => self.step(&dir, (parent, name), last, (looked_at, next)).await?,
+                    },
+                };
+                dir.note(looked_at, step);
+            }
+            Ok(dir.nth(k).flatten())
+        }
+        .boxed()
+    }
+
+    /// Adds one more layer to the root; None if there is none.
+    async fn root_step(
+        &self,
+        dir: &Arc<Dir>,
+        last: Option<Contribution>,
+        looked_at: usize,
+    ) -> Result<Option<Step>, TreeError> {
+        let Some(layer) = dir.top.checked_sub(looked_at + 1) else {
+            return Ok(None);
+        };
+        let opaque = match last {
+            Some(last) => self.opaque(dir, last).await?,
+            None => false,
+        };
+        Ok(Some(Step {
+            contribution: Some(Contribution::root(layer)),
+            opaque,
+        }))
+    }
+
+    /// Looks for `dir` in `next`, the contribution number `looked_at` of its parent; None if nothing from there on can
+    /// add to it.
+    async fn step(
+        &self,
+        dir: &Arc<Dir>,
+        (parent, name): (&Arc<Dir>, &[u8]),
+        last: Option<Contribution>,
+        (looked_at, next): (usize, Option<Contribution>),
+    ) -> Result<Option<Step>, TreeError> {
+        let mut opaque = false;
+        let above = looked_at.checked_sub(1).and_then(|above| parent.nth(above).flatten());
+        let Some(next) = next.filter(|next| next.visible) else {
+            return Ok(None);
+        };
+        if let Some(above) = above {
+            if self.hides(parent, above, name).await? {
+                return Ok(None);
+            }
+            if let Some(last) = last.filter(|last| last.layer == above.layer) {
+                opaque = self.opaque(dir, last).await?;
+            }
+        }
+        let contribution = match self.child(parent, next, name).await? {
+            Child::Directory { contribution, .. } => Some(contribution),
+            Child::Nothing => None,
+            Child::Leaf(..) => return Ok(None),
+        };
+        Ok(Some(Step { contribution, opaque }))
+    }
+
+    /// What `at` has under `name` in `dir`. Answers as soon as an entry for it has been seen; that there is none, or,
+    /// above the base, only a directory that its children imply, is said when the layer is complete.
+    pub(super) async fn child(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<Child, TreeError> {
+        let layer = at.layer;
+        let own = match at.entry {
+            None => Own::Nothing,
+            Some(directory) => {
+                let wanted: Box<[u8]> = name.into();
+                let what = || String::from_utf8_lossy(&join(&dir.path, name)).into_owned();
+                self.layers[layer]
+                    .ask(Want::Little, what, move |view| {
+                        let entries = view.entries();
+                        let Some(entry) = entries.child(directory, &wanted).and_then(|id| entries.entry(id)) else {
+                            return view.complete().then_some(Own::Nothing);
+                        };
+                        if entry.kind != Kind::Directory {
+                            return Some(Own::Leaf(entry.id, entry.kind));
+                        }
+                        // Below the base there is no symlink that its children could have been meant to follow, and
+                        // nothing that could declare it: that it exists is certain, its attributes can wait.
+                        let growing = entry.implied && !view.complete();
+                        if growing && !(layer == 0 && solid(entries, &entry)) {
+                            return None;
+                        }
+                        let contribution = Contribution {
+                            layer,
+                            entry: Some(entry.id),
+                            attrs: (growing || !entry.implied).then_some(entry.id),
+                            visible: true,
+                        };
+                        Some(Own::Directory(contribution, solid(entries, &entry)))
+                    })
+                    .await?
+            }
+        };
+        let implied = match own {
+            // What the tar has at the place itself wins over what a symlink leads there, and can be told at once.
+            Own::Directory(contribution, solid) if contribution.attrs.is_some() => {
+                return Ok(Child::Directory { contribution, solid });
+            }
+            Own::Leaf(entry, kind) => match self.follow(layer, entry, kind).await? {
+                Some((layer, entry)) => return Ok(Child::Leaf(layer, entry)),
+                // A hard link to nothing was never made.
+                None => None,
+            },
+            Own::Directory(contribution, solid) => Some((contribution, solid)),
+            Own::Nothing => None,
+        };
+        self.with_grafted(dir, at, name, implied).await
+    }
+
+    /// Whether the layer of `at` has a whiteout for `name` in `dir`.
+    pub(super) async fn hides(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<bool, TreeError> {
+        let whiteout: Box<[u8]> = [b".wh.", name].concat().into();
+        self.prove(dir, at, move |entries, directory| {
+            let whiteout = entries.child(directory, &whiteout).and_then(|id| entries.entry(id));
+            whiteout.is_some_and(|whiteout| whiteout.kind == Kind::File)
+        })
+        .await
+    }
+
+    /// Whether `at` hides all children that lower layers have in `dir`.
+    pub(super) async fn opaque(&self, dir: &Arc<Dir>, at: Contribution) -> Result<bool, TreeError> {
+        self.prove(dir, at, |entries, directory| {
+            entries.entry(directory).is_some_and(|entry| entry.opaque)
+        })
+        .await
+    }
+
+    /// Whether `test` holds for one of the directories that the layer of `at` has at `dir`. True as soon as it does,
+    /// false when the layer is complete.
+    async fn prove(
+        &self,
+        dir: &Arc<Dir>,
+        at: Contribution,
+        test: impl Fn(&dyn Entries, EntryId) -> bool + Clone + Send + 'static,
+    ) -> Result<bool, TreeError> {
+        if let Some(directory) = at.entry {
+            let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path));
+            let test = test.clone();
+            let own = self.layers[at.layer]
+                .ask(Want::Little, what, move |view| {
+                    let found = test(view.entries(), directory);
+                    (found || view.complete()).then_some(found)
+                })
+                .await?;
+            if own {
+                return Ok(true);
+            }
+        }
+        let grafts = self.grafts(at.layer).await?;
+        let grafted = grafts.at(&dir.path);
+        Ok(!grafted.is_empty()
+            && self.layers[at.layer].glance(|view| grafted.iter().any(|entry| test(view.entries(), *entry)))?)
+    }
+}
+
+/// Whether a directory of a layer exists because of that layer: it is declared, or anything but whiteouts is in it.
+pub(super) fn solid(entries: &dyn Entries, directory: &Entry<'_>) -> bool {
+    let mut todo = vec![directory.id];
+    let counts = |entry: &Entry<'_>, todo: &mut Vec<EntryId>| {
+        let way = entry.kind == Kind::Directory && entry.implied;
+        if way && !entry.name.starts_with(b".wh.") {
+            todo.push(entry.id);
+        }
+        !way && !entry.name.starts_with(b".wh.")
+    };
+    if !directory.implied {
+        return true;
+    }
+    while let Some(id) = todo.pop() {
+        // What made the directory implied has the next number, and is nearly always what is looked for.
+        let next = entries.entry(EntryId(id.0.saturating_add(1)));
+        let next = next.filter(|next| next.parent == id && entries.child(id, next.name) == Some(next.id));
+        if next.is_some_and(|next| counts(&next, &mut Vec::new())) {
+            return true;
+        }
+        let children = entries.children(id);
+        let mut children = children.into_iter().filter_map(|child| entries.entry(child));
+        if children.any(|child| counts(&child, &mut todo)) {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,92 @@
+//! Hard links, within a layer and to a lower one.
+
+use std::collections::HashMap;
+
+use super::graft::reachable;
+use super::lookup::Found;
+use super::{Tree, TreeError};
+use crate::index::{Entries, EntryId, Kind, LayerIndex};
+
+impl Tree {
+    /// The entry that a name stands for: a hard link's target, anything else itself. None if the link leads nowhere,
+    /// or to a directory; extraction would not have made it.
+    pub(super) async fn follow(
+        &self,
+        layer: usize,
+        entry: EntryId,
+        kind: Kind,
+    ) -> Result<Option<(usize, EntryId)>, TreeError> {
+        if kind != Kind::Hardlink {
+            return Ok(Some((layer, entry)));
+        }
+        let mut entry = entry;
+        loop {
+            let link = self.layers[layer].glance(|view| {
+                let entry = view.entries().entry(entry)?;
+                Some((entry.kind, entry.target, entry.link.to_vec()))
+            })?;
+            let path = match link {
+                Some((Kind::Hardlink, None, path)) => path,
+                Some((Kind::Hardlink, Some(target), _)) => return Ok(Some((layer, target))),
+                Some((Kind::Directory, ..)) | None => return Ok(None),
+                Some(_) => return Ok(Some((layer, entry))),
+            };
+            let walked = self.walk(layer, &path, false).await?;
+            // Where symlinks of lower layers lead, this layer may have put something before it made the link.
+            let earlier = match walked.path == path {
+                true => None,
+                false => self.layers[layer].glance(|view| at_path(view.entries(), &walked.path))?,
+            };
+            match (earlier.filter(|earlier| *earlier < entry), walked.found) {
+                (Some(earlier), _) => entry = earlier,
+                (None, Some(Found::Leaf(layer, entry))) => return Ok(Some((layer, entry))),
+                (None, _) => return Ok(None),
+            }
+        }
+    }
+
+    /// How many names layers above give to each file of a layer, if all layers are complete and that was counted.
+    pub(super) fn links(&self) -> Option<&HashMap<(usize, EntryId), u32>> {
+        self.links.get()
+    }
+
+    /// Counts the names that layers give to files of lower layers, once all layers are complete.
+    ///
+    /// # Errors
+    /// [`TreeError::Layer`] if that cannot be told.
+    pub async fn count_links(&self) -> Result<(), TreeError> {
+        if self.links.initialized() || self.layers.iter().any(|layer| layer.index().is_none()) {
+            return Ok(());
+        }
+        self.links
+            .get_or_try_init(|| async {
+                let mut links = HashMap::new();
+                for (number, layer) in self.layers.iter().enumerate() {
+                    let index = layer.complete().await?;
+                    for name in links_to_lower_layers(&index) {
+                        if let Some(target) = self.follow(number, name, Kind::Hardlink).await? {
+                            *links.entry(target).or_insert(0) += 1;
+                        }
+                    }
+                }
+                Ok::<_, TreeError>(links)
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+/// The names in a layer that are hard links to files of lower layers.
+fn links_to_lower_layers(index: &LayerIndex) -> Vec<EntryId> {
+    let is_one = |id: &EntryId| {
+        let entry = index.entry(*id);
+        entry.is_some_and(|entry| entry.kind == Kind::Hardlink && entry.target.is_none() && reachable(index, *id))
+    };
+    (0..index.len()).map(EntryId).filter(is_one).collect()
+}
+
+/// The entry that a layer's tar has at `path`.
+fn at_path(entries: &dyn Entries, path: &[u8]) -> Option<EntryId> {
+    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    names.try_fold(EntryId::ROOT, |entry, name| entries.child(entry, name))
+}

@@ -1,0 +1,125 @@
+//! From an image's reference to its tree: everything below put together.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Tree, TreeOptions};
+use crate::blob::{Blob, ExtentKind, Store};
+use crate::digest::Digest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::image::{Documents, Image, ImageError, Options, resolve};
+use crate::layer::{Layer, Workshop};
+
+/// What a user can set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything that is worth keeping is kept.
+    pub cache_dir: PathBuf,
+    /// The most bytes of blobs kept there.
+    pub cache_size: u64,
+    /// The most decoded bytes kept in memory.
+    pub memory: usize,
+    /// The platform wanted; the host's if none.
+    pub platform: Option<Platform>,
+    /// Registries may be talked to without, or with unverified, TLS.
+    pub insecure: bool,
+    /// No request is made.
+    pub offline: bool,
+    /// How long anything may make no progress before it counts as failed.
+    pub timeout: Duration,
+    /// Nothing of a layer is served before the whole layer is verified.
+    pub verify_first: bool,
+    /// The name of the directory of the layers; none for a pure root file system.
+    pub layers_dir: Option<Vec<u8>>,
+}
+
+/// An image that can be looked into.
+#[derive(Debug)]
+pub struct Opened {
+    /// What was resolved.
+    pub image: Image,
+    /// Its namespace.
+    pub tree: Arc<Tree>,
+    /// What its layers share.
+    pub workshop: Arc<Workshop>,
+}
+
+/// Resolves `reference` and opens its layers. Costs two or three requests, none of them for a layer.
+///
+/// # Errors
+/// [`ImageError`] if there is no such image, or none for the platform.
+pub async fn open(reference: &Reference, settings: &Settings) -> Result<Opened, ImageError> {
+    let documents = Documents::open(&settings.cache_dir.join("documents"));
+    let options = Options {
+        platform: settings.platform.clone(),
+        insecure: settings.insecure,
+        offline: settings.offline,
+        timeout: settings.timeout,
+    };
+    let image = resolve(reference, &options, &documents).await?;
+
+    let store = Store::open(&settings.cache_dir.join("store"), settings.cache_size);
+    let index_dir = usable(settings.cache_dir.join("index"));
+    let workshop = Arc::new(Workshop::new(settings.memory, settings.verify_first));
+    // A layer that occurs twice in an image is two layers with one blob.
+    let mut blobs: HashMap<Digest, Arc<Blob>> = HashMap::new();
+    let mut layers = Vec::new();
+    for (number, descriptor) in image.layers.iter().enumerate() {
+        let digest = descriptor.digest;
+        let new = || {
+            Blob::new(
+                digest,
+                descriptor.size,
+                descriptor.origin.clone(),
+                &store,
+                settings.timeout,
+            )
+        };
+        let blob = blobs.entry(digest).or_insert_with(new).clone();
+        let decoded = store.extents(ExtentKind::Decoded, &digest);
+        layers.push(Layer::open(
+            number,
+            descriptor.clone(),
+            blob,
+            decoded,
+            index_dir.clone(),
+            workshop.clone(),
+        ));
+    }
+    futures_util::future::join_all(layers.iter().map(|layer| layer.take_up())).await;
+    let tree = Tree::new(
+        &image,
+        layers,
+        TreeOptions {
+            layers_dir: settings.layers_dir.clone(),
+        },
+    );
+    Ok(Opened { image, tree, workshop })
+}
+
+/// The directory, made if it was missing; None, and a warning, if nothing can be written there.
+fn usable(dir: PathBuf) -> Option<PathBuf> {
+    fn make(dir: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        tempfile_in(dir)
+    }
+    fn tempfile_in(dir: &Path) -> std::io::Result<()> {
+        let probe = dir.join(format!("{}.probe", std::process::id()));
+        std::fs::write(&probe, b"")?;
+        std::fs::remove_file(&probe)
+    }
+    match make(&dir) {
+        Ok(()) => Some(dir),
+        Err(error) => {
+            tracing::warn!(
+                "indexes cannot be kept in {}: {error}; they stay in memory",
+                dir.display()
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Random images, asked random questions in random order and many at once, compared with the model.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::*;
+
+/// One thing that somebody asks the tree.
+#[derive(Debug, Clone)]
+struct Question {
+    /// The merged view, or that of a layer.
+    view: Option<usize>,
+    path: Vec<String>,
+    /// Whether a directory is also listed, a file also read.
+    thoroughly: bool,
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(str::to_owned)
+}
+
+fn path(most: usize) -> impl Strategy<Value = String> {
+    prop::collection::vec(name(), 1..=most).prop_map(|names| names.join("/"))
+}
+
+fn target() -> impl Strategy<Value = String> {
+    let start = prop::sample::select(vec!["", "/", "../", "../../", "./"]);
+    (start, path(2)).prop_map(|(start, path)| format!("{start}{path}"))
+}
+
+fn member() -> impl Strategy<Value = Line> {
+    let size = prop_oneof![8 => 0..2000usize, 1 => 60_000..90_000usize];
+    prop_oneof![
+        4 => path(3).prop_map(|path| (path, What::Directory)),
+        5 => (path(3), size).prop_map(|(path, size)| (path, What::File(size))),
+        3 => (path(2), target()).prop_map(|(path, to)| (path, What::Symlink(to))),
+        // What a link to itself means, through symlinks that lead it somewhere else, is nothing to be agreed on.
+        3 => (path(3), path(3))
+            .prop_filter("a link to itself", |(path, to)| path != to)
+            .prop_map(|(path, to)| (path, What::Hardlink(to))),
+        1 => path(3).prop_map(|path| (path, What::Fifo)),
+        1 => path(3).prop_map(|path| (path, What::Device)),
+        3 => path(3).prop_map(|path| (beside(&path, ".wh."), What::File(0))),
+        1 => path(3).prop_map(|path| (format!("{path}/.wh..wh..opq"), What::File(0))),
+        1 => Just((".wh..wh..opq".to_owned(), What::File(0))),
+        1 => Just(("./".to_owned(), What::Directory)),
+    ]
+    .prop_map(|(path, what)| Line { path, what })
+}
+
+/// The path with `prefix` before its last name.
+fn beside(path: &str, prefix: &str) -> String {
+    match path.rsplit_once('/') {
+        Some((parents, name)) => format!("{parents}/{prefix}{name}"),
+        None => format!("{prefix}{path}"),
+    }
+}
+
+/// Layers; now and then between the members something of a size that makes a scan stop short of what follows.
+fn layers() -> impl Strategy<Value = Vec<Vec<Line>>> {
+    let filler = prop::option::weighted(0.3, 50_000..150_000usize);
+    let layer = prop::collection::vec((member(), filler), 0..12).prop_map(|members| {
+        let line = |(number, (member, filler)): (usize, (Line, Option<usize>))| {
+            let path = format!("filler{number}");
+            let filler = filler.map(|size| Line {
+                path,
+                what: What::File(size),
+            });
+            [Some(member), filler].into_iter().flatten()
+        };
+        members.into_iter().enumerate().flat_map(line).collect()
+    });
+    prop::collection::vec(layer, 1..=4)
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let name = prop_oneof![8 => name(), 1 => name().prop_map(|name| format!(".wh.{name}"))];
+    let path = prop::collection::vec(name, 0..=4);
+    (prop::option::weighted(0.4, 0..4usize), path, prop::bool::weighted(0.1))
+        .prop_map(|(view, path, thoroughly)| Question { view, path, thoroughly })
+}
+
+/// The layers without the members that would take the place of an earlier one.
+fn without_replacements(layers: Vec<Vec<Line>>) -> Vec<Vec<Line>> {
+    let mut kept: Vec<Vec<Line>> = Vec::new();
+    for layer in layers {
+        kept.push(Vec::new());
+        for line in layer {
+            let last = kept.len() - 1;
+            kept[last].push(line);
+            if Model::new(&kept).replaced {
+                kept[last].pop();
+            }
+        }
+    }
+    kept
+}
+
+/// Which inode number was seen for which inode of the model.
+type Numbers = Mutex<BTreeMap<(Option<usize>, Tag), Ino>>;
+
+async fn ask(sample: &Sample, tree: &Tree, question: &Question, numbers: &Numbers) {
+    let view = sample.model.view(question.view);
+    let number = question.view.map(|number| number.to_string());
+    let prefix: Vec<&str> = number.iter().flat_map(|number| ["layers", number]).collect();
+    let mut at = lookup(tree, &prefix).await.unwrap();
+    let mut path = Vec::new();
+    let mut held = vec![at.ino];
+    for name in &question.path {
+        if at.kind != Kind::Directory {
+            break;
+        }
+        path.push(name.clone());
+        let found = tree.lookup(at.ino, name.as_bytes()).await.unwrap();
+        let expected = view.get(&path);
+        assert_eq!(found.is_some(), expected.is_some(), "{path:?} {:?}", question.view);
+        let (Some(attr), Some(expected)) = (found, expected) else {
+            break;
+        };
+        tree.hold(&attr);
+        held.push(attr.ino);
+        if attr.kind != Kind::Directory {
+            let tag = sample.model.tag(expected).unwrap();
+            let known = *numbers.lock().entry((None, tag)).or_insert(attr.ino);
+            assert_eq!(known, attr.ino, "one inode, one number");
+        }
+        let names = sample.model.names(expected);
+        let unsettled = |attr: &Attr| Attr {
+            nlink: if attr.settled { attr.nlink } else { names as u32 },
+            ..attr.clone()
+        };
+        if attr.settled || attr.kind != Kind::Directory {
+            let line = sample.shown_line(tree, &unsettled(&attr)).await;
+            assert_eq!(line, sample.expected_line(expected), "{path:?} {:?}", question.view);
+        }
+        at = attr;
+    }
+    if question.thoroughly && at.kind == Kind::Directory {
+        let listing = tree.list(at.ino).await.unwrap();
+        let mut names: Vec<_> = listing
+            .iter()
+            .skip(2)
+            .filter(|listed| listed.ino != Ino::LAYERS)
+            .map(|listed| {
+                (
+                    String::from_utf8_lossy(listed.name).into_owned(),
+                    listed.kind == Kind::Directory,
+                )
+            })
+            .collect();
+        names.sort();
+        let is_child = |child: &&Vec<String>| child.len() == path.len() + 1 && child.starts_with(&path);
+        if view.contains_key(&path) {
+            let expected: Vec<_> = view
+                .keys()
+                .filter(is_child)
+                .map(|child| (child[path.len()].clone(), matches!(view[child], Node::Directory(_))))
+                .collect();
+            assert_eq!(names, expected, "in {path:?} {:?}", question.view);
+        }
+    }
+    for ino in held {
+        tree.release(ino, 1);
+    }
+}
+
+/// Asks all questions at once, in groups.
+async fn interrogate(sample: &Arc<Sample>, tree: &Arc<Tree>, groups: &[Vec<Question>]) {
+    let numbers = Arc::new(Numbers::default());
+    for group in groups {
+        let ask_one = |question: &Question| {
+            let (sample, tree, numbers, question) = (sample.clone(), tree.clone(), numbers.clone(), question.clone());
+            tokio::spawn(async move { ask(&sample, &tree, &question, &numbers).await })
+        };
+        let exists = |question: &&Question| question.view.is_none_or(|number| number < sample.layers.len());
+        for task in group.iter().filter(exists).map(ask_one).collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(50), ..ProptestConfig::default() })]
+
+    /// While layers are being scanned every answer is the one that it will be in the end, and in the next mount.
+    #[test]
+    fn answers_are_those_of_the_model_from_the_start(
+        layers in layers(),
+        groups in prop::collection::vec(prop::collection::vec(question(), 1..5), 1..6),
+    ) {
+        let sample = Arc::new(Sample::new(without_replacements(layers)));
+        prop_assume!(sample.model.is_clear());
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            for mount in 0..3 {
+                let tree = sample.tree(dir.path());
+                interrogate(&sample, &tree, &groups).await;
+                // The second mount finds what the first has left half-way, the third finds all.
+                if mount > 0 {
+                    sample.compare(&tree).await;
+                }
+            }
+        });
+    }
+
+    /// Whatever the order of the members, in the end the last one holds.
+    #[test]
+    fn complete_layers_are_as_the_model_has_them(layers in layers()) {
+        let sample = Sample::new(layers);
+        prop_assume!(sample.model.is_clear());
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            for _ in 0..2 {
+                sample.compare(&sample.tree(dir.path())).await;
+            }
+        });
+    }
+}
+
+/// How many cases to try: more than usual if `PROPTEST_CASES` says so.
+fn cases(usual: u32) -> u32 {
+    let told = std::env::var("PROPTEST_CASES").ok().and_then(|told| told.parse().ok());
+    told.unwrap_or(usual)
+}
