@@ -1,1 +1,325 @@
-//! mount
+//! The kernel's requests on one side, the tree on the other.
+//!
+//! `attach` mounts, `fuse` translates, `pages` hands decoded bytes to the kernel ahead of its asking, `status` tells what it all cost,
+//! and this file puts them together and unmounts.
+
+mod attach;
+mod fuse;
+mod pages;
+mod status;
+
+use fuser::{BackgroundSession, SessionACL};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tokio::runtime::Handle;
+
+use crate::image::Image;
+use crate::layer::{LayerEvent, Listener};
+use crate::tree::Opened;
+
+pub use status::{LayerReport, MountReport, StatusReport};
+
+/// The name of the extended attribute of the mount's root in which `peelfs status` finds its report.
+pub const STATUS_XATTR: &str = "user.peelfs.status";
+
+/// The file system type that `mount` and `findmnt` show.
+pub const FS_TYPE: &str = "fuse.peelfs";
+
+/// Why something could not be mounted or unmounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// An earlier daemon died there.
+    #[error("{0} is a dead mount, whose daemon has ended without unmounting it; run 'peelfs umount {0}' and try again")]
+    Stale(PathBuf),
+    /// There is no directory to mount on.
+    #[error("cannot mount on {path}: {cause}")]
+    Mountpoint {
+        /// What was given.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// A mount option that is not known, or contradicts what a read-only image is.
+    #[error("mount option '{0}' is not supported; see 'peelfs mount --help'")]
+    Option(String),
+    /// The kernel or fusermount3 refused.
+    #[error("cannot mount on {path}: {cause} (is fuse3 installed, and /dev/fuse there?)")]
+    Kernel {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// Not unmounted.
+    #[error("cannot unmount {path}: {reason}")]
+    Unmount {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// How to mount.
+#[derive(Debug, Clone, Default)]
+pub struct MountOptions {
+    /// Options as `mount -o` takes them.
+    pub options: Vec<String>,
+}
+
+/// A mount that is there.
+#[derive(Debug)]
+pub struct Mount {
+    session: BackgroundSession,
+    mountpoint: PathBuf,
+}
+
+/// Mounts an image. It answers when this returns.
+///
+/// # Errors
+/// [`MountError`], before anything is mounted.
+pub fn mount(
+    opened: &Opened,
+    mountpoint: &Path,
+    options: &MountOptions,
+    log: Option<PathBuf>,
+    runtime: Handle,
+) -> Result<Mount, MountError> {
+    let mountpoint = check_mountpoint(mountpoint)?;
+    let options = parse(&opened.image, options)?;
+    let reporter = status::Reporter::new(opened, mountpoint.clone(), log);
+    let fs = fuse::Fs::new(opened.tree.clone(), reporter, runtime.clone());
+    let pages = fs.pages();
+    let kernel = |cause| MountError::Kernel {
+        path: mountpoint.clone(),
+        cause,
+    };
+    let session = attach::attach(fs, &mountpoint, &options)
+        .map_err(kernel)?
+        .spawn()
+        .map_err(kernel)?;
+    raise_readahead(&mountpoint);
+
+    pages.start(session.notifier()).map_err(kernel)?;
+    let tree = opened.tree.clone();
+    opened.workshop.listen(Listener(Box::new(move |event| match event {
+        LayerEvent::Changed(layer, changes) => pages.changed(layer, changes),
+        LayerEvent::Ahead(span) => pages.offer(span),
+        LayerEvent::Failed(layer) => pages.failed(layer),
+        LayerEvent::Complete(_) => {
+            if tree.layers().iter().any(|layer| layer.index().is_none()) {
+                return;
+            }
+            let (tree, pages) = (tree.clone(), pages.clone());
+            runtime.spawn(async move {
+                if let Err(error) = tree.count_links().await {
+                    tracing::warn!("cannot count hard links between layers: {error}");
+                }
+                pages.all_known();
+            });
+        }
+    })));
+    Ok(Mount { session, mountpoint })
+}
+
+impl Mount {
+    /// Where it is, as an absolute path: what to unmount.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Waits until it is unmounted, by whomever.
+    ///
+    /// # Errors
+    /// If reading the kernel's requests failed.
+    pub fn wait(self) -> io::Result<()> {
+        self.session.join()
+    }
+}
+
+/// The mount point as an absolute path, if something can be mounted there.
+fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
+    let problem = |cause| MountError::Mountpoint {
+        path: path.to_owned(),
+        cause,
+    };
+    // Of a dead mount the kernel may still know the root's attributes; statvfs asks the daemon.
+    let alive = nix::sys::statvfs::statvfs(path).map_err(io::Error::from);
+    match alive.and_then(|_| fs::metadata(path)) {
+        Err(error) if is_stale(&error) => Err(MountError::Stale(path.to_owned())),
+        Err(error) => Err(problem(error)),
+        Ok(metadata) if !metadata.is_dir() => Err(problem(io::ErrorKind::NotADirectory.into())),
+        Ok(_) => path.canonicalize().map_err(problem),
+    }
+}
+
+fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTCONN)
+}
+
+/// What the options given come to. An image is untrusted and never changes, so `ro`, `nosuid` and `nodev` hold unless
+/// the last two are taken back.
+fn parse(image: &Image, options: &MountOptions) -> Result<attach::Options, MountError> {
+    let mut parsed = attach::Options {
+        fsname: image.reference.clone(),
+        suid: false,
+        dev: false,
+        exec: true,
+        noatime: false,
+        default_permissions: false,
+        auto_unmount: false,
+        acl: SessionACL::Owner,
+    };
+    for option in options
+        .options
+        .iter()
+        .flat_map(|list| list.split(','))
+        .filter(|option| !option.is_empty())
+    {
+        match option {
+            "ro" | "defaults" | "async" | "relatime" | "noauto" | "user" | "_netdev" | "nofail" => {}
+            "suid" => parsed.suid = true,
+            "nosuid" => parsed.suid = false,
+            "dev" => parsed.dev = true,
+            "nodev" => parsed.dev = false,
+            "exec" => parsed.exec = true,
+            "noexec" => parsed.exec = false,
+            "noatime" => parsed.noatime = true,
+            "allow_other" => parsed.acl = SessionACL::All,
+            "allow_root" => parsed.acl = SessionACL::RootAndOwner,
+            "default_permissions" => parsed.default_permissions = true,
+            "auto_unmount" => parsed.auto_unmount = true,
+            _ => match option.strip_prefix("fsname=") {
+                Some(name) if !name.is_empty() => parsed.fsname = name.to_owned(),
+                _ => return Err(MountError::Option(option.to_owned())),
+            },
+        }
+    }
+    Ok(parsed)
+}
+
+/// Lets the kernel ask for 1 MiB at once where that is permitted (root); elsewhere it asks for 128 KiB.
+fn raise_readahead(mountpoint: &Path) {
+    let Ok(metadata) = fs::metadata(mountpoint) else { return };
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    let _ = fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), "1024");
+}
+
+/// Unmounts `path`; also what is left of a daemon that died. With `lazy` it vanishes at once, and ends when nobody
+/// uses it any more.
+///
+/// # Errors
+/// [`MountError::Unmount`], in words.
+pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
+    let failed = |reason: String| MountError::Unmount {
+        path: path.to_owned(),
+        reason,
+    };
+    let flags = if lazy {
+        nix::mount::MntFlags::MNT_DETACH
+    } else {
+        nix::mount::MntFlags::empty()
+    };
+    match nix::mount::umount2(path, flags) {
+        Ok(()) => return Ok(()),
+        Err(nix::errno::Errno::EPERM) => {}
+        Err(nix::errno::Errno::EBUSY) => {
+            return Err(failed(
+                "it is in use; end what uses it ('fuser -vm' shows it), or add --lazy".into(),
+            ));
+        }
+        Err(nix::errno::Errno::EINVAL) => return Err(failed("nothing is mounted there".into())),
+        Err(error) => return Err(failed(error.desc().into())),
+    }
+    // Only root may call the kernel; for everybody else fusermount3 does it.
+    let mut command = Command::new("fusermount3");
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(path);
+    let output = command
+        .output()
+        .map_err(|error| failed(format!("cannot run fusermount3: {error}")))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+/// The mount points of all peelfs mounts that this process can see.
+///
+/// # Errors
+/// If the kernel's list cannot be read.
+pub fn mounts() -> io::Result<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(table
+        .split(|byte| *byte == b'\n')
+        .filter_map(peelfs_mountpoint)
+        .collect())
+}
+
+/// The mount point in a line of mountinfo, if the line is about a peelfs mount.
+fn peelfs_mountpoint(line: &[u8]) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mountpoint = fields.nth(4)?;
+    fields.find(|field| *field == b"-")?;
+    (fields.next()? == FS_TYPE.as_bytes()).then(|| std::ffi::OsString::from_vec(unescape(mountpoint)).into())
+}
+
+/// Undoes the octal escapes of `/proc/self/mountinfo`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+/// The report of the mount at `mountpoint`.
+///
+/// # Errors
+/// [`MountError::Stale`], or [`MountError::Mountpoint`] if there is no peelfs mount there.
+pub fn report(mountpoint: &Path) -> Result<MountReport, MountError> {
+    let problem = |cause| MountError::Mountpoint {
+        path: mountpoint.to_owned(),
+        cause,
+    };
+    match status::read_xattr(mountpoint, STATUS_XATTR) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| problem(error.into())),
+        Err(error) if is_stale(&error) => Err(MountError::Stale(mountpoint.to_owned())),
+        Err(error) if error.raw_os_error() == Some(libc::ENODATA) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Err(problem(io::Error::other("it is not a peelfs mount")))
+        }
+        Err(error) => Err(problem(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_lines_are_understood() {
+        let line = b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.peelfs debian:12 rw";
+        assert_eq!(peelfs_mountpoint(line), Some(PathBuf::from("/mnt/a b")));
+        assert_eq!(peelfs_mountpoint(b"36 35 98:0 / /mnt rw - ext4 /dev/sda rw"), None);
+        assert_eq!(peelfs_mountpoint(b""), None);
+    }
+}

@@ -1,0 +1,516 @@
+//! The kernel's requests, translated one by one.
+//!
+//! No thread of the session ever waits for the network, the disk or an inflater: a request that can be answered from
+//! memory is answered on the spot, any other goes on as a task and takes its reply along.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::STATUS_XATTR;
+use super::pages::{Known, Pages};
+use super::status::Reporter;
+use crate::index::Kind;
+use crate::tree::{Attr, Ino, Tree, TreeError};
+
+/// The image never changes, so neither does an answer: some 136 years.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How long the kernel may believe an attribute that the rest of a layer can still change.
+const PROVISIONAL: Duration = Duration::from_secs(1);
+
+/// Bytes of a read request, the most that Linux sends.
+const MAX_READ: u32 = 1 << 20;
+
+const GENERATION: Generation = Generation(0);
+
+/// The file system as the kernel sees it.
+pub(super) struct Fs {
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+struct Shared {
+    tree: Arc<Tree>,
+    reporter: Reporter,
+    known: Arc<Known>,
+    pages: Pages,
+}
+
+impl Fs {
+    pub(super) fn new(tree: Arc<Tree>, reporter: Reporter, runtime: Handle) -> Fs {
+        let known = Arc::new(Known::default());
+        let pages = Pages::new(tree.clone(), known.clone());
+        Fs {
+            shared: Arc::new(Shared {
+                tree,
+                reporter,
+                known,
+                pages,
+            }),
+            runtime,
+        }
+    }
+
+    pub(super) fn pages(&self) -> Pages {
+        self.shared.pages.clone()
+    }
+
+    /// Answers on this thread if nothing has to be waited for, else in a task.
+    fn serve(&self, answer: impl Future<Output = ()> + Send + 'static) {
+        let _runtime = self.runtime.enter();
+        let mut answer = Box::pin(answer);
+        if answer
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+        {
+            self.runtime.spawn(answer);
+        }
+    }
+}
+
+impl Shared {
+    /// The errno for an error. What lies behind an EIO was logged where it happened, and is shown by `peelfs status`.
+    fn errno(&self, error: &TreeError) -> Errno {
+        tracing::debug!("{error}");
+        match error {
+            TreeError::Layer(_) => Errno::EIO,
+            TreeError::Stale(_) => Errno::ESTALE,
+            TreeError::NotADirectory(_) => Errno::ENOTDIR,
+            TreeError::NotAFile(_) => Errno::EISDIR,
+            TreeError::NotASymlink(_) => Errno::EINVAL,
+        }
+    }
+
+    /// Notes that the kernel is given an inode.
+    fn hand_out(&self, attr: &Attr) {
+        self.tree.hold(attr);
+        if attr.kind == Kind::File {
+            self.known.insert(attr.ino);
+        }
+    }
+
+    fn take_back(&self, ino: INodeNo, times: u64) {
+        self.tree.release(Ino(ino.0), times);
+        self.known.remove(Ino(ino.0));
+    }
+
+    fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
+        if ino == Ino::ROOT && name == STATUS_XATTR.as_bytes() {
+            return Ok(Some(self.reporter.report_json()));
+        }
+        self.tree.xattr(ino, name)
+    }
+}
+
+fn ttl(attr: &Attr) -> Duration {
+    if attr.settled { FOREVER } else { PROVISIONAL }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        // The tree follows hard links before it hands anything out.
+        Kind::File | Kind::Hardlink => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let second = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(whole)
+    } else {
+        UNIX_EPOCH.checked_add(whole)
+    };
+    second
+        .and_then(|second| second.checked_add(Duration::from_nanos(nanoseconds.into())))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// A device number as FUSE wants it: Linux's own encoding of 32 bits.
+fn encode_device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | ((major << 8) & 0xfff00) | ((minor & !0xff) << 12)
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    let mtime = time(attr.mtime, attr.mtime_nsec);
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: mtime,
+        mtime,
+        ctime: mtime,
+        crtime: mtime,
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: encode_device(attr.major, attr.minor),
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// What a lookup answers for a name that certainly does not exist: inode 0, to be remembered.
+fn nothing() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+impl Filesystem for Fs {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        for flag in wanted {
+            // An older kernel works without.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(MAX_READ);
+        if let Err(most) = config.set_max_readahead(MAX_READ) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(64);
+        let _ = config.set_congestion_threshold(48);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (shared, name) = (self.shared.clone(), name.as_bytes().to_vec());
+        self.serve(async move {
+            match shared.tree.lookup(Ino(parent.0), &name).await {
+                Ok(Some(attr)) => {
+                    shared.hand_out(&attr);
+                    reply.entry_with_ttls(&ttl(&attr), &FOREVER, &file_attr(&attr), GENERATION);
+                }
+                Ok(None) => reply.entry(&FOREVER, &nothing(), GENERATION),
+                Err(error) => reply.error(shared.errno(&error)),
+            }
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.shared.take_back(ino, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.shared.tree.getattr(Ino(ino.0)) {
+            Ok(attr) => reply.attr(&ttl(&attr), &file_attr(&attr)),
+            Err(error) => reply.error(self.shared.errno(&error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.shared.tree.readlink(Ino(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(self.shared.errno(&error)),
+        }
+    }
+
+    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        if mask.contains(AccessFlags::W_OK) {
+            return reply.error(Errno::EROFS);
+        }
+        match self.shared.tree.getattr(Ino(ino.0)) {
+            // Whoever may enter the mount may read; but nobody can run what nobody may.
+            Ok(attr) if mask.contains(AccessFlags::X_OK) && attr.kind == Kind::File && attr.mode & 0o111 == 0 => {
+                reply.error(Errno::EACCES)
+            }
+            Ok(_) => reply.ok(),
+            Err(error) => reply.error(self.shared.errno(&error)),
+        }
+    }
+
+    // Nothing has to be said when something is opened or closed: after this answer the kernel no longer asks, and
+    // keeps what it has cached of the file or directory.
+    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let shared = self.shared.clone();
+        self.serve(async move {
+            match shared.tree.read(Ino(ino.0), offset, size as usize).await {
+                Ok(content) => {
+                    reply.data(&content.bytes);
+                    for span in content.fresh {
+                        shared.pages.offer(span);
+                    }
+                }
+                Err(error) => reply.error(shared.errno(&error)),
+            }
+        });
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let shared = self.shared.clone();
+        self.serve(async move {
+            match shared.tree.list(Ino(ino.0)).await {
+                Ok(listing) => {
+                    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                    for i in from..listing.len() {
+                        let Some(listed) = listing.get(i) else { break };
+                        let kind = file_type(listed.kind);
+                        if reply.add(
+                            INodeNo(listed.ino.0),
+                            i as u64 + 1,
+                            kind,
+                            OsStr::from_bytes(listed.name),
+                        ) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(shared.errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let shared = self.shared.clone();
+        self.serve(async move {
+            let directory = Ino(ino.0);
+            let listing = match shared.tree.list(directory).await {
+                Ok(listing) => listing,
+                Err(error) => return reply.error(shared.errno(&error)),
+            };
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            for i in from..listing.len() {
+                let Some(listed) = listing.get(i) else { break };
+                let next = i as u64 + 1;
+                let name = OsStr::from_bytes(listed.name);
+                if i < 2 {
+                    // `.` and `..` are not looked up: the kernel wants only their numbers.
+                    let attr = FileAttr {
+                        ino: INodeNo(listed.ino.0),
+                        kind: FileType::Directory,
+                        ..nothing()
+                    };
+                    if reply.add(INodeNo(0), next, name, &Duration::ZERO, &attr, GENERATION) {
+                        break;
+                    }
+                    continue;
+                }
+                let attr = match shared.tree.listed_attr(directory, &listed).await {
+                    Ok(Some(attr)) => attr,
+                    // It is gone since, or cannot be told: whoever wants to know looks it up by itself.
+                    Ok(None) => continue,
+                    Err(error) => return reply.error(shared.errno(&error)),
+                };
+                if reply.add(
+                    INodeNo(attr.ino.0),
+                    next,
+                    name,
+                    &ttl(&attr),
+                    &file_attr(&attr),
+                    GENERATION,
+                ) {
+                    break;
+                }
+                shared.hand_out(&attr);
+            }
+            reply.ok();
+        });
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        const BLOCK: u32 = 4096;
+        let (bytes, entries) = self.shared.reporter.extent();
+        reply.statfs(bytes.div_ceil(BLOCK.into()), 0, 0, entries, 0, BLOCK, 255, BLOCK);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match self.shared.xattr(Ino(ino.0), name.as_bytes()) {
+            Ok(Some(value)) => reply_xattr(reply, &value, size),
+            Ok(None) => reply.error(Errno::ENODATA),
+            Err(error) => reply.error(self.shared.errno(&error)),
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.shared.tree.xattr_names(Ino(ino.0)) {
+            Ok(names) => {
+                let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
+                reply_xattr(reply, &list, size);
+            }
+            Err(error) => reply.error(self.shared.errno(&error)),
+        }
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        // The kernel then does it alone, with the whole file as data.
+        reply.error(Errno::ENOSYS);
+    }
+
+    // The mount is read-only, so the kernel refuses all of these by itself; unless somebody remounts it.
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &std::path::Path, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(&self, _: &Request, _: INodeNo, _: &OsStr, _: INodeNo, _: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_encoded_as_linux_does() {
+        assert_eq!(encode_device(1, 3), 0x103);
+        assert_eq!(encode_device(8, 257), (1 << 20) | (8 << 8) | 1);
+        assert_eq!(encode_device(0xfff, 0xfffff), 0xffffffff);
+    }
+
+    #[test]
+    fn times_before_the_epoch_keep_their_nanoseconds() {
+        assert_eq!(time(-1, 500_000_000), UNIX_EPOCH - Duration::from_millis(500));
+        assert_eq!(time(1, 1), UNIX_EPOCH + Duration::new(1, 1));
+        assert!(time(i64::MIN, 0) <= UNIX_EPOCH);
+    }
+}

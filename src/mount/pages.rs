@@ -1,0 +1,264 @@
+//! Handing decoded bytes to the kernel's page cache before it asks for them.
+//!
+//! Whoever reads 4 KiB makes us decode a whole span. The rest of that span belongs to the same file and its
+//! neighbours, which are likely to be read next, so it goes to the kernel with FUSE_NOTIFY_STORE: the memory is the
+//! kernel's to reclaim, and most reads never reach us. Two rules: reply first, store after; and store only from a
+//! thread that no reply waits for, because a store blocks on pages whose read is still unanswered.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use fuser::{INodeNo, Notifier};
+use parking_lot::{Mutex, RwLock};
+
+use crate::index::{Change, EntryId};
+use crate::layer::DecodedSpan;
+use crate::tree::{Ino, Part, Tree};
+
+/// Spans waiting to be stored. Each is some 1 MiB; more are dropped, as they are only a help.
+const QUEUE: usize = 8;
+
+/// Pages are stored whole.
+const PAGE: u64 = 4096;
+
+/// What the kernel is to be told, in order.
+enum Job {
+    Store(DecodedSpan),
+    /// The name in this directory of this layer is now another entry.
+    Replaced {
+        layer: usize,
+        parent: EntryId,
+        name: Box<[u8]>,
+    },
+    /// The attributes of this directory of this layer have changed.
+    Declared {
+        layer: usize,
+        entry: EntryId,
+    },
+    /// Nothing that the kernel has of this layer may be used any more.
+    Failed(usize),
+    /// All that there is to know of the image is known.
+    AllKnown,
+}
+
+/// Takes spans and tells the kernel.
+#[derive(Clone)]
+pub(super) struct Pages {
+    tree: Arc<Tree>,
+    known: Arc<Known>,
+    queue: SyncSender<Job>,
+    waiting: Arc<Mutex<Option<Receiver<Job>>>>,
+}
+
+/// The files that the kernel has inodes of. It takes a store only for those, and drops others without an error, so
+/// this need not be exact.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// A bit for each entry of each layer.
+    layers: RwLock<Vec<Vec<u64>>>,
+}
+
+impl Known {
+    pub(super) fn insert(&self, ino: Ino) {
+        let Some((layer, entry)) = ino.as_own() else { return };
+        let mut layers = self.layers.write();
+        if layers.len() <= layer {
+            layers.resize(layer + 1, Vec::new());
+        }
+        let words = &mut layers[layer];
+        let word = entry.0 as usize / 64;
+        if words.len() <= word {
+            words.resize(word + 1, 0);
+        }
+        words[word] |= 1 << (entry.0 % 64);
+    }
+
+    pub(super) fn remove(&self, ino: Ino) {
+        let Some((layer, entry)) = ino.as_own() else { return };
+        if let Some(word) = self
+            .layers
+            .write()
+            .get_mut(layer)
+            .and_then(|words| words.get_mut(entry.0 as usize / 64))
+        {
+            *word &= !(1 << (entry.0 % 64));
+        }
+    }
+
+    /// All files of a layer that the kernel may have.
+    fn of_layer(&self, layer: usize) -> Vec<Ino> {
+        let layers = self.layers.read();
+        let words = layers.get(layer).map(Vec::as_slice).unwrap_or_default();
+        let entries = (0..words.len() as u32 * 64)
+            .map(EntryId)
+            .filter(|entry| has(words, *entry));
+        entries.map(|entry| Ino::own(layer, entry)).collect()
+    }
+
+    fn contains(&self, ino: Ino) -> bool {
+        let Some((layer, entry)) = ino.as_own() else {
+            return false;
+        };
+        let layers = self.layers.read();
+        layers.get(layer).is_some_and(|words| has(words, entry))
+    }
+}
+
+fn has(words: &[u64], entry: EntryId) -> bool {
+    words
+        .get(entry.0 as usize / 64)
+        .is_some_and(|word| word & 1 << (entry.0 % 64) != 0)
+}
+
+impl Pages {
+    pub(super) fn new(tree: Arc<Tree>, known: Arc<Known>) -> Pages {
+        let (queue, jobs) = sync_channel(QUEUE);
+        Pages {
+            tree,
+            known,
+            queue,
+            waiting: Arc::new(Mutex::new(Some(jobs))),
+        }
+    }
+
+    /// Starts the thread that tells the kernel. It ends with the last clone of this.
+    pub(super) fn start(&self, notifier: Notifier) -> io::Result<()> {
+        let Some(jobs) = self.waiting.lock().take() else {
+            return Ok(());
+        };
+        let (tree, known) = (Arc::downgrade(&self.tree), self.known.clone());
+        std::thread::Builder::new().name("pages".into()).spawn(move || {
+            for job in jobs {
+                let Some(tree) = tree.upgrade() else { return };
+                // The kernel refuses only what it no longer has a use for.
+                let _ = tell(&notifier, &tree, &known, job);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Offers a decoded span; it is dropped if the kernel is behind with earlier ones.
+    pub(super) fn offer(&self, span: DecodedSpan) {
+        let _ = self.queue.try_send(Job::Store(span));
+    }
+
+    /// Tells what changed in a layer that is being scanned.
+    pub(super) fn changed(&self, layer: usize, changes: &[Change]) {
+        for change in changes {
+            let job = match change {
+                Change::Replaced { parent, name, .. } => Job::Replaced {
+                    layer,
+                    parent: *parent,
+                    name: name.clone(),
+                },
+                Change::Declared(entry) => Job::Declared { layer, entry: *entry },
+            };
+            self.insist(job);
+        }
+    }
+
+    /// Tells that a layer is corrupt.
+    pub(super) fn failed(&self, layer: usize) {
+        self.insist(Job::Failed(layer));
+    }
+
+    /// Tells that nothing more will change.
+    pub(super) fn all_known(&self) {
+        self.insist(Job::AllKnown);
+    }
+
+    /// Queues what must not be dropped. If the queue is full it waits on a thread of its own, not here.
+    fn insist(&self, job: Job) {
+        if let Err(std::sync::mpsc::TrySendError::Full(job)) = self.queue.try_send(job) {
+            let queue = self.queue.clone();
+            let _ = std::thread::Builder::new()
+                .name("pages-wait".into())
+                .spawn(move || queue.send(job));
+        }
+    }
+}
+
+fn tell(notifier: &Notifier, tree: &Tree, known: &Known, job: Job) -> io::Result<()> {
+    match job {
+        Job::Store(span) => {
+            for part in tree.files_in(&span) {
+                if let Some((offset, bytes)) = whole_pages(&part).filter(|_| known.contains(part.ino)) {
+                    notifier.store(INodeNo(part.ino.0), offset, bytes)?;
+                }
+            }
+        }
+        Job::Replaced { layer, parent, name } => {
+            for directory in tree.parents_showing(layer, parent) {
+                let _ = notifier.inval_entry(INodeNo(directory.0), OsStr::from_bytes(&name));
+            }
+        }
+        Job::Declared { layer, entry } => {
+            for directory in tree.parents_showing(layer, entry) {
+                let _ = notifier.inval_inode(INodeNo(directory.0), -1, 0);
+            }
+        }
+        Job::Failed(layer) => {
+            for ino in known.of_layer(layer) {
+                let _ = notifier.inval_inode(INodeNo(ino.0), 0, 0);
+            }
+        }
+        // The image's own directory of the layers' name, if it has one, is listed from now on.
+        Job::AllKnown => notifier.inval_inode(INodeNo(Ino::LAYERS.0), 0, 0)?,
+    }
+    Ok(())
+}
+
+/// The pages that lie whole in a part of a file; its last page counts as whole at the file's end.
+fn whole_pages(part: &Part) -> Option<(u64, &[u8])> {
+    let end = part.offset + part.bytes.len() as u64;
+    let first = part.offset.next_multiple_of(PAGE);
+    let last = if end == part.file_size { end } else { end / PAGE * PAGE };
+    if first >= last {
+        return None;
+    }
+    let from = usize::try_from(first - part.offset).ok()?;
+    let to = usize::try_from(last - part.offset).ok()?;
+    Some((first, part.bytes.get(from..to)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn part(offset: u64, len: usize, file_size: u64) -> Part {
+        Part {
+            ino: Ino::own(0, EntryId(1)),
+            offset,
+            bytes: Bytes::from(vec![0; len]),
+            file_size,
+        }
+    }
+
+    #[test]
+    fn only_whole_pages_are_stored() {
+        let pages = |part: Part| whole_pages(&part).map(|(offset, bytes)| (offset, bytes.len()));
+        assert_eq!(pages(part(0, 10, 10)), Some((0, 10)));
+        assert_eq!(pages(part(0, 10, 5000)), None);
+        assert_eq!(pages(part(100, 9000, 20000)), Some((4096, 4096)));
+        assert_eq!(pages(part(100, 9000, 9100)), Some((4096, 5004)));
+        assert_eq!(pages(part(100, 3000, 20000)), None);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_known() {
+        let known = Known::default();
+        let ino = Ino::own(3, EntryId(1000));
+        assert!(!known.contains(ino));
+        known.insert(ino);
+        assert!(known.contains(ino));
+        assert!(!known.contains(Ino::own(3, EntryId(1001))));
+        known.remove(ino);
+        assert!(!known.contains(ino));
+        known.insert(Ino::ROOT);
+    }
+}
