@@ -1,3 +1,5 @@
 //! The `peelfs` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    peelfs::cli::main()
+}

@@ -1,0 +1,97 @@
+//! Where log lines go: to the terminal until the mount answers, then to the daemon's own file.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Logs of daemons that ended are kept this long.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What the log file may grow to; then nothing more is written but that.
+const MOST: u64 = 16 << 20;
+
+/// The place where log lines go.
+#[derive(Clone, Default)]
+pub(super) struct Log {
+    file: Arc<Mutex<Option<(File, u64)>>>,
+}
+
+impl Log {
+    /// Begins to log to standard error; `PEELFS_LOG` tells what, as in `debug` or `peelfs::layer=trace`.
+    pub(super) fn start(default: &str) -> Log {
+        let log = Log::default();
+        let filter = EnvFilter::try_from_env("PEELFS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        // What fuser says of requests that it does not know is no news to a user.
+        let filter = match "fuser=off".parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        };
+        let terminal = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+        // It fails only if there is a subscriber already.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(false)
+            .with_ansi(terminal)
+            .with_writer(log.clone())
+            .try_init();
+        log
+    }
+
+    /// Sends further lines to a file of this process in `dir`, and removes those of long ago.
+    pub(super) fn to_file(&self, path: &Path) -> io::Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+            remove_old(dir);
+        }
+        *self.file.lock() = Some((File::create(path)?, 0));
+        Ok(())
+    }
+}
+
+/// The file that this process logs to when it is a daemon.
+pub(super) fn path(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("log").join(format!("{}.log", std::process::id()))
+}
+
+fn remove_old(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        if age.is_ok_and(|age| age > KEPT) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match &mut *self.file.lock() {
+            Some((_, written)) if *written > MOST => {}
+            Some((file, written)) => {
+                *written += line.len() as u64;
+                file.write_all(line)?;
+            }
+            None => io::stderr().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! `peelfs umount`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use crate::mount;
+
+/// How long to wait for the daemon to end after its mount has.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Where it is mounted
+    mountpoint: PathBuf,
+    /// Let it vanish at once, even if it is in use, and end when nobody uses it any more
+    #[arg(short, long)]
+    lazy: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    // A daemon that died has nothing to report, but something to unmount.
+    let daemon = mount::report(&arguments.mountpoint).ok().map(|report| report.pid);
+    mount::unmount(&arguments.mountpoint, arguments.lazy)?;
+    if let Some(pid) = daemon.filter(|_| !arguments.lazy) {
+        wait_for(pid);
+    }
+    Ok(())
+}
+
+/// Waits until a process has ended, so that whoever unmounts finds nothing left of the mount.
+fn wait_for(pid: u32) {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let since = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    while is_peelfs(&process) && since.elapsed() < PATIENCE {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Whether the process is there, alive, and still the daemon rather than another one with its number.
+fn is_peelfs(process: &Path) -> bool {
+    let Ok(stat) = std::fs::read_to_string(process.join("stat")) else {
+        return false;
+    };
+    let Some((_, rest)) = stat.split_once("(peelfs) ") else {
+        return false;
+    };
+    !rest.starts_with('Z')
+}
