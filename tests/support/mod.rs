@@ -1,0 +1,26 @@
+//! What the tests stand on: images made in code or of real packages, registries, mounts that clean up after
+//! themselves, and trees to compare.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file is a crate of its own and uses a part"
+)]
+
+pub mod docker_registry;
+pub mod fixtures;
+pub mod image;
+pub mod mount;
+#[path = "../registry/mod.rs"]
+pub mod registry;
+pub mod run;
+pub mod tree;
+pub mod wait;
+
+pub use docker_registry::DockerRegistry;
+pub use image::{BuiltImage, Compression, Content, Entry, ImageBuilder, Layer};
+pub use mount::{Mount, peelfs};
+pub use registry::{Faults, Line, Registry};
+pub use run::{attempt, run, start};
+pub use tree::Tree;
+pub use wait::eventually;
