@@ -1,0 +1,174 @@
+//! What a daemon that was killed leaves behind: nothing fetched in vain, nothing wrong believed.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use support::fixtures::Served;
+use support::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What a kill may cost again: the range that was under way, and what was not yet written.
+const IN_FLIGHT: u64 = 4 << 20;
+
+/// How far apart checkpoints are in noise, which does not compress, and a little more.
+const CHECKPOINTS: u64 = 2 << 20;
+
+#[test]
+fn a_scan_that_was_killed_goes_on_from_its_last_checkpoint() {
+    let noise = |seed, size| Content::Noise { seed, size };
+    for compression in [Compression::Gzip, Compression::ZstdFrames(1 << 20), Compression::None] {
+        let served = Served::made(&ImageBuilder::of([Layer::of([
+            Entry::file("before", noise(1, 60_000_000)),
+            Entry::file("wanted", "found\n"),
+            Entry::file("after", noise(2, 20_000_000)),
+        ])
+        .compressed(compression)]));
+        let (faults, layer) = (served.registry.faults(), &served.image.layers[0]);
+        let cache = tempfile::tempdir().unwrap();
+        let half = layer.size / 2;
+
+        let mount = Mount::of(served.reference()).cache(cache.path()).start();
+        faults.stall_after(half);
+        let mut reader = start("cat", &[mount.path("layers/0/wanted")]);
+        eventually("half of the layer is out", MINUTE, || {
+            (served.layer_bytes() == half).then_some(())
+        });
+        let scanned = eventually("the scan has come as far", MINUTE, || {
+            let indexed = mount.status().layers[0].indexed_bytes;
+            (indexed + IN_FLIGHT >= half).then_some(indexed)
+        });
+        mount.crash();
+        assert!(!reader.wait().unwrap().success(), "the reader of a killed daemon");
+        faults.line(Line::Plugged);
+
+        let mount = Mount::of(served.reference()).cache(cache.path()).start();
+        let indexed = mount.status().layers[0].indexed_bytes;
+        assert_eq!(mount.read("layers/0/wanted"), b"found\n");
+        // What was on its way to the disk is lost with the process; nothing else is fetched again.
+        let again = served.registry.log().repeated_of(&layer.digest);
+        let log = served.registry.log();
+        assert!(again <= IN_FLIGHT, "{compression:?}: {again} bytes again\n{log}");
+        assert!(
+            indexed + CHECKPOINTS >= scanned && indexed <= half,
+            "{compression:?}: taken up at {indexed}, not near {scanned}"
+        );
+        run("ls", &[mount.path("layers/0")]);
+        assert_eq!(mount.status().layers[0].index, "complete");
+    }
+}
+
+/// All files below `dir`.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry"))
+    {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else if entry.file_type().unwrap().is_file() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+fn image() -> ImageBuilder {
+    let noise = |seed| Content::Noise { seed, size: 3_000_000 };
+    let layer = |number: u64| {
+        Layer::of([
+            Entry::dir("d"),
+            Entry::file("d/same", noise(number)),
+            Entry::file(format!("d/only-{number}"), noise(10 + number)).mode(0o600),
+            Entry::symlink("d/link", format!("only-{number}")),
+        ])
+    };
+    ImageBuilder::of([
+        layer(0),
+        layer(1).compressed(Compression::None),
+        layer(2).compressed(Compression::ZstdFrames(500_000)),
+    ])
+}
+
+/// Fills a cache, spoils every file in it with `spoil`, and wants the same tree again, whatever that costs.
+fn mended_after(spoil: impl Fn(usize, &mut Vec<u8>)) {
+    let served = Served::made(&image());
+    let cache = tempfile::tempdir().unwrap();
+    let mount = || Mount::of(served.reference()).cache(cache.path());
+    let first = mount().start();
+    let expected = Tree::of(first.root());
+    first.unmount();
+
+    let kept = files(cache.path());
+    assert!(kept.len() >= 3, "{kept:?}");
+    for (number, file) in kept.iter().enumerate() {
+        let mut bytes = fs::read(file).unwrap();
+        spoil(number, &mut bytes);
+        fs::write(file, bytes).unwrap();
+    }
+
+    // Without a registry there is nothing to mend it with: then no answer is right, and a wrong one is not.
+    served.registry.faults().line(Line::Unplugged);
+    if let Ok(offline) = mount().with(["--offline", "--timeout", "2"]).try_start() {
+        assert_nothing_wrong(&offline, &expected);
+    }
+    served.registry.faults().line(Line::Plugged);
+
+    let second = mount().start();
+    Tree::of(second.root()).assert_is(&expected);
+    second.unmount();
+
+    // Mended means that it is whole again, not only this time.
+    served.registry.log().clear();
+    Tree::of(mount().start().root()).assert_is(&expected);
+    assert_eq!(served.layer_bytes(), 0, "{}", served.registry.log());
+}
+
+/// What can be read at all is as expected; the rest is an error, or in a directory whose listing is one.
+fn assert_nothing_wrong(mount: &Mount, expected: &Tree) {
+    let differences = Tree::of(mount.root()).differences(expected);
+    let unlisted = differences.contains("children is");
+    for line in differences.lines().skip(1) {
+        // Of a path that cannot be looked up, every attribute is missing.
+        let unknown = line.contains("os error") || line.contains(" is -, not ");
+        assert!(
+            unknown || unlisted && line.ends_with(": missing"),
+            "{line}\n{differences}"
+        );
+    }
+}
+
+#[test]
+fn files_cut_in_the_middle_are_mended() {
+    mended_after(|_, bytes| bytes.truncate(bytes.len() / 2));
+}
+
+#[test]
+fn files_cut_near_their_end_are_mended() {
+    mended_after(|_, bytes| bytes.truncate(bytes.len().saturating_sub(1)));
+}
+
+#[test]
+fn emptied_files_are_mended() {
+    mended_after(|_, bytes| bytes.clear());
+}
+
+#[test]
+fn flipped_bytes_at_the_start_are_mended() {
+    mended_after(|_, bytes| bytes.iter_mut().take(4).for_each(|byte| *byte ^= 0xff));
+}
+
+#[test]
+fn flipped_bytes_in_the_middle_are_mended() {
+    mended_after(|number, bytes| {
+        let middle = bytes.len() / 2 + number;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 0x10;
+        }
+    });
+}
