@@ -8,8 +8,8 @@ use lru::LruCache;
 
 use super::question::Want;
 use super::spans::{SpanAt, join};
-use super::{DecodedSpan, Layer, LayerError, LayerEvent, View};
-use crate::index::{EntryId, LayerIndex};
+use super::{DecodedSpan, GrowingView, Layer, LayerError, LayerEvent, View};
+use crate::index::EntryId;
 use crate::range::ByteRange;
 
 /// Files whose readers are remembered, to recognise the sequential ones.
@@ -214,25 +214,20 @@ impl Layer {
         if ahead.is_empty() {
             return;
         }
-        let Some(index) = self.index() else { return };
-        let mut spans = Vec::new();
-        let mut position = ahead.start();
-        while position < ahead.end() {
-            let found = index
-                .span_at(position)
-                .and_then(|i| Some((index.span(i)?, index.checkpoint(i)?)));
-            let Some((span, checkpoint)) = found else { break };
-            position = span.decompressed.end().max(position + 1);
-            // A long span is decoded in order anyway, piece by piece, by whoever reads it.
-            if span.decompressed.len() > super::spans::LONG_SPAN {
-                continue;
+        let planned = self.glance(|view| {
+            let mut spans = Vec::new();
+            let mut position = ahead.start();
+            while position < ahead.end() {
+                let Some(at) = closed_span(view, position) else { break };
+                position = at.span.decompressed.end().max(position + 1);
+                // A long span is decoded in order anyway, piece by piece, by whoever reads it.
+                if at.span.decompressed.len() <= super::spans::LONG_SPAN {
+                    spans.push(at);
+                }
             }
-            spans.push(SpanAt {
-                span,
-                checkpoint,
-                compression: index.facts().compression,
-            });
-        }
+            spans
+        });
+        let spans = planned.unwrap_or_default();
         if let (Some(first), Some(last)) = (spans.first(), spans.last()) {
             self.blob.prefetch(ByteRange::new(
                 first.span.compressed.start(),
@@ -255,41 +250,45 @@ impl Layer {
 /// Where the first bytes of `rest` are; None while the scan has not come far enough.
 fn find(view: View<'_>, rest: ByteRange, pieces_lost: bool) -> Option<Place> {
     let position = rest.start();
-    match view {
-        View::Complete(index) => Some(closed_span(index, position).unwrap_or(Place::Unknown)),
-        View::Growing(growing) => {
-            let growing = growing.0;
-            if let Some(i) = growing.index.span_at(position) {
-                let (span, checkpoint) = (growing.index.span(i)?, growing.index.checkpoint(i)?);
-                let compression = growing.compression?;
-                return Some(Place::Span(Box::new(SpanAt {
-                    span,
-                    checkpoint,
-                    compression,
-                })));
-            }
-            if position < growing.tail_start {
-                let pieces = ByteRange::new(position, rest.end().min(growing.tail_start));
-                return (!pieces_lost).then_some(Place::OpenPieces(pieces));
-            }
-            if growing.scanned() < rest.end() {
-                return None;
-            }
-            let from = usize::try_from(position - growing.tail_start).ok()?;
-            let to = usize::try_from(rest.end() - growing.tail_start).ok()?;
-            Some(Place::Bytes(Bytes::copy_from_slice(growing.tail.get(from..to)?)))
-        }
+    if let Some(at) = closed_span(view, position) {
+        return Some(Place::Span(Box::new(at)));
     }
+    let View::Growing(GrowingView(growing)) = view else {
+        return Some(Place::Unknown);
+    };
+    if position < growing.tail_start {
+        let pieces = ByteRange::new(position, rest.end().min(growing.tail_start));
+        return (!pieces_lost).then_some(Place::OpenPieces(pieces));
+    }
+    if growing.scanned() < rest.end() {
+        return None;
+    }
+    let from = usize::try_from(position - growing.tail_start).ok()?;
+    let to = usize::try_from(rest.end() - growing.tail_start).ok()?;
+    Some(Place::Bytes(Bytes::copy_from_slice(growing.tail.get(from..to)?)))
 }
 
-/// The span of a complete layer with the byte at `position`; None if the index cannot tell.
-fn closed_span(index: &LayerIndex, position: u64) -> Option<Place> {
-    let i = index.span_at(position)?;
-    Some(Place::Span(Box::new(SpanAt {
-        span: index.span(i)?,
-        checkpoint: index.checkpoint(i)?,
-        compression: index.facts().compression,
-    })))
+/// The span with the byte at `position`; None if it is not closed yet, or if the index cannot tell.
+fn closed_span(view: View<'_>, position: u64) -> Option<SpanAt> {
+    let (span, checkpoint, compression) = match view {
+        View::Complete(index) => {
+            let i = index.span_at(position)?;
+            (index.span(i)?, index.checkpoint(i)?, index.facts().compression)
+        }
+        View::Growing(GrowingView(growing)) => {
+            let i = growing.index.span_at(position)?;
+            (
+                growing.index.span(i)?,
+                growing.index.checkpoint(i)?,
+                growing.compression?,
+            )
+        }
+    };
+    Some(SpanAt {
+        span,
+        checkpoint,
+        compression,
+    })
 }
 
 /// A hole of a sparse file. A reader asks for 1 MiB at most, so this is never large.
