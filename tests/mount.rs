@@ -320,6 +320,8 @@ fn what_cannot_be_mounted_is_said_in_a_sentence() {
     );
     let said = refused(&["umount", mountpoint]);
     assert!(said.contains(mountpoint), "{said}");
+    let said = refused(&["status", mountpoint]);
+    assert!(said.contains("not a peelfs mount"), "{said}");
     served.registry.faults().line(Line::Unplugged);
     let said = refused(&["mount", "--timeout", "2", &reference, mountpoint]);
     assert!(said.contains(&served.registry.address().to_string()), "{said}");

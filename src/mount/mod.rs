@@ -43,6 +43,9 @@ pub enum MountError {
         #[source]
         cause: io::Error,
     },
+    /// Something else is there, or nothing.
+    #[error("{0} is not a peelfs mount; 'peelfs status' shows those that are")]
+    NotAMount(PathBuf),
     /// A mount option that is not known, or contradicts what a read-only image is.
     #[error("mount option '{0}' is not supported; see 'peelfs mount --help'")]
     Option(String),
@@ -295,7 +298,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// The report of the mount at `mountpoint`.
 ///
 /// # Errors
-/// [`MountError::Stale`], or [`MountError::Mountpoint`] if there is no peelfs mount there.
+/// [`MountError::Stale`], or [`MountError::NotAMount`].
 pub fn report(mountpoint: &Path) -> Result<MountReport, MountError> {
     let problem = |cause| MountError::Mountpoint {
         path: mountpoint.to_owned(),
@@ -304,9 +307,11 @@ pub fn report(mountpoint: &Path) -> Result<MountReport, MountError> {
     match status::read_xattr(mountpoint, STATUS_XATTR) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| problem(error.into())),
         Err(error) if is_stale(&error) => Err(MountError::Stale(mountpoint.to_owned())),
-        Err(error) if error.raw_os_error() == Some(libc::ENODATA) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            Err(problem(io::Error::other("it is not a peelfs mount")))
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => {
+            Err(MountError::NotAMount(mountpoint.to_owned()))
         }
+        // Without a mount, only the name tells what the error is about.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(MountError::NotAMount(mountpoint.to_owned())),
         Err(error) => Err(problem(error)),
     }
 }
