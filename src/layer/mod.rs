@@ -20,6 +20,7 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -29,7 +30,7 @@ use crate::digest::Digest;
 use crate::image::LayerDescriptor;
 use crate::index::{Change, Entries, EntryId, GrowingIndex, IndexError, LayerIndex};
 use crate::range::ByteRange;
-use crate::stream::{Compression, StreamError};
+use crate::stream::{Checkpoint, Compression, StreamError};
 
 pub use question::Want;
 pub use read::Content;
@@ -50,7 +51,7 @@ pub enum LayerError {
         cause: BlobError,
     },
     /// Its bytes are not what the manifest promises, or no layer at all. Nothing of them is served or kept.
-    #[error("layer {layer} ({digest}) is corrupt: {reason}; nothing of it is kept, mount again to fetch it anew", digest = .digest.short())]
+    #[error("layer {layer} ({digest}) is corrupt or not supported: {reason}; nothing of it is kept, and mounting again fetches it anew", digest = .digest.short())]
     Corrupt {
         /// The layer's number.
         layer: usize,
@@ -58,6 +59,14 @@ pub enum LayerError {
         digest: Digest,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Its index is damaged. It is being made anew.
+    #[error("layer {layer} ({digest}): its index is damaged and is being rebuilt; try again", digest = .digest.short())]
+    Index {
+        /// The layer's number.
+        layer: usize,
+        /// The layer's digest.
+        digest: Digest,
     },
     /// The layer has no such entry, or none that can be read as asked. A fault of the caller.
     #[error("layer {layer} has no file with number {entry}")]
@@ -74,6 +83,9 @@ pub enum LayerError {
         layer: usize,
     },
 }
+
+/// Inflaters at work at once, whatever the number of cores.
+const MOST_INFLATERS: usize = 8;
 
 /// What all layers of a mount share.
 #[derive(Debug)]
@@ -114,7 +126,9 @@ impl Workshop {
     /// `memory` bounds the decoded spans kept, in bytes. With `verify_first` nothing of a layer is answered before
     /// the digests of the whole layer were checked.
     pub fn new(memory: usize, verify_first: bool) -> Workshop {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        // An inflater may wait for a write, which needs one of the runtime's threads for what blocks; there are more of
+        // those, so that not all of them can be waiting.
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_INFLATERS));
         let spans = SpanCache::new(memory);
         Workshop {
             spans,
@@ -151,7 +165,7 @@ pub struct Layer {
     readahead: Mutex<read::Readahead>,
     long_spans: tokio::sync::Mutex<spans::Cursors>,
     /// What was last found wrong with bytes that were read after the layer had been indexed.
-    damage: Mutex<Option<String>>,
+    damage: Mutex<Option<(String, SystemTime)>>,
 }
 
 impl fmt::Debug for Layer {
@@ -252,8 +266,8 @@ pub struct LayerStatus {
     pub blob: BlobStats,
     /// Compressed bytes of it in the store.
     pub stored: u64,
-    /// The last thing that went wrong.
-    pub last_error: Option<String>,
+    /// The last thing that went wrong, and when.
+    pub last_error: Option<(String, SystemTime)>,
 }
 
 impl Layer {
@@ -342,13 +356,15 @@ impl Layer {
             index: IndexState::None,
             entries: 0,
             stored: self.blob.stored(),
-            last_error: self
-                .damage
-                .lock()
-                .clone()
-                .or_else(|| blob.last_error.as_ref().map(|error| error.message.clone())),
+            last_error: None,
             blob,
         };
+        let fetching = status.blob.last_error.as_ref();
+        let fetching = fetching.map(|error| (error.message.clone(), error.at));
+        status.last_error = [self.damage.lock().clone(), fetching]
+            .into_iter()
+            .flatten()
+            .max_by_key(|(_, at)| *at);
         match &*self.state.read() {
             State::Growing(growing) => {
                 status.indexed_bytes = growing.compressed;
@@ -364,7 +380,7 @@ impl Layer {
             }
             State::Failed(error) => {
                 status.index = IndexState::Failed;
-                status.last_error = Some(error.to_string());
+                status.last_error = Some((error.to_string(), SystemTime::now()));
             }
         }
         status
@@ -376,16 +392,40 @@ impl Layer {
             .unwrap_or_default()
     }
 
+    /// The checkpoint at which span `number` begins. If it is damaged, the index is dropped.
+    fn checkpoint(&self, number: usize) -> Result<Checkpoint, Arc<LayerError>> {
+        let found = match &*self.state.read() {
+            State::Growing(growing) => growing.index.checkpoint(number).ok_or(None),
+            State::Complete(index) => index.checkpoint(number).ok_or_else(|| Some(index.clone())),
+            State::Failed(error) => return Err(error.clone()),
+        };
+        found.map_err(|damaged| {
+            if let Some(index) = damaged {
+                self.drop_index(&index);
+            }
+            self.index_error()
+        })
+    }
+
     /// Forgets an index in which damage was found, so that the next question has it made anew.
-    fn drop_index(&self) {
+    fn drop_index(&self, damaged: &Arc<LayerIndex>) {
         let mut state = self.state.write();
-        if matches!(*state, State::Complete(_)) {
+        // Another reader may have met the same damage, and a new index be there already.
+        if matches!(&*state, State::Complete(index) if Arc::ptr_eq(index, damaged)) {
             tracing::warn!("layer {}: its index is damaged and will be rebuilt", self.number);
             *state = State::Growing(Box::default());
+            drop(state);
             if let Some(dir) = &self.index_dir {
                 let _ = std::fs::remove_file(index_path(dir, &self.descriptor.digest));
             }
         }
+    }
+
+    fn index_error(&self) -> Arc<LayerError> {
+        Arc::new(LayerError::Index {
+            layer: self.number,
+            digest: self.descriptor.digest,
+        })
     }
 
     fn blob_error(&self, cause: BlobError) -> Arc<LayerError> {
@@ -409,10 +449,10 @@ impl Layer {
         let error = self.corrupt(reason);
         let text = error.to_string();
         let mut last = self.damage.lock();
-        if last.as_ref() != Some(&text) {
+        if last.as_ref().is_none_or(|(said, _)| *said != text) {
             tracing::error!("{text}");
-            *last = Some(text);
         }
+        *last = Some((text, SystemTime::now()));
         error
     }
 

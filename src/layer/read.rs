@@ -109,7 +109,8 @@ impl Layer {
     /// [`LayerError::Blob`] if the bytes that it takes cannot be had, [`LayerError::Corrupt`] if they are not what
     /// they should be, [`LayerError::NoFile`] if there is no such entry.
     pub async fn read(self: &Arc<Self>, id: EntryId, offset: u64, len: usize) -> Result<Content, Arc<LayerError>> {
-        let plan = self.glance(|view| {
+        let what = || "a file that was known before".to_owned();
+        let plan = move |view: View<'_>| {
             let entry = view.entries().entry(id)?;
             let wanted = ByteRange::at(offset, len as u64).intersection(&ByteRange::new(0, entry.size));
             if !entry.sparse {
@@ -128,7 +129,10 @@ impl Layer {
                 stored = stored.saturating_add(len);
             }
             Some((pieces, wanted, entry.data.end()))
-        })?;
+        };
+        // It is known as a rule; unless the index was found damaged and is being made anew.
+        let known = move |view: View<'_>| plan(view).map(Some).or_else(|| view.complete().then_some(None));
+        let plan = self.ask(Want::Little, what, known).await?;
         let Some((pieces, wanted, file_end)) = plan else {
             return Err(Arc::new(LayerError::NoFile {
                 layer: self.number(),
@@ -173,7 +177,13 @@ impl Layer {
             let found = match place {
                 Place::Bytes(bytes) => bytes,
                 Place::Span(at) => {
-                    let (span, new) = self.decoded_at(*at, position).await?;
+                    let (span, new) = match self.decoded_at(*at, position).await {
+                        Err(error) if matches!(*error, LayerError::Index { .. }) && !index_lost => {
+                            index_lost = true;
+                            continue;
+                        }
+                        decoded => decoded?,
+                    };
                     let from = usize::try_from(position - span.start).unwrap_or(usize::MAX);
                     let to = usize::try_from(range.end() - span.start)
                         .unwrap_or(usize::MAX)
@@ -187,10 +197,12 @@ impl Layer {
                     }
                     bytes
                 }
-                Place::Unknown if index_lost => return Err(self.damaged("its index lacks a part of it")),
+                Place::Unknown if index_lost => return Err(self.index_error()),
                 Place::Unknown => {
                     index_lost = true;
-                    self.drop_index();
+                    if let Some(index) = self.index() {
+                        self.drop_index(&index);
+                    }
                     continue;
                 }
                 Place::OpenPieces(pieces) => match self.decoded.read(pieces).await {
@@ -221,7 +233,7 @@ impl Layer {
                 let Some(at) = closed_span(view, position) else { break };
                 position = at.span.decompressed.end().max(position + 1);
                 // A long span is decoded in order anyway, piece by piece, by whoever reads it.
-                if at.span.decompressed.len() <= super::spans::LONG_SPAN {
+                if !at.is_long() {
                     spans.push(at);
                 }
             }
@@ -270,23 +282,19 @@ fn find(view: View<'_>, rest: ByteRange, pieces_lost: bool) -> Option<Place> {
 
 /// The span with the byte at `position`; None if it is not closed yet, or if the index cannot tell.
 fn closed_span(view: View<'_>, position: u64) -> Option<SpanAt> {
-    let (span, checkpoint, compression) = match view {
+    let (number, span, compression) = match view {
         View::Complete(index) => {
-            let i = index.span_at(position)?;
-            (index.span(i)?, index.checkpoint(i)?, index.facts().compression)
+            let number = index.span_at(position)?;
+            (number, index.span(number)?, index.facts().compression)
         }
         View::Growing(GrowingView(growing)) => {
-            let i = growing.index.span_at(position)?;
-            (
-                growing.index.span(i)?,
-                growing.index.checkpoint(i)?,
-                growing.compression?,
-            )
+            let number = growing.index.span_at(position)?;
+            (number, growing.index.span(number)?, growing.compression?)
         }
     };
     Some(SpanAt {
+        number,
         span,
-        checkpoint,
         compression,
     })
 }

@@ -4,13 +4,17 @@
 //! another process: every checkpoint is logged together with what has been indexed and hashed up to there.
 
 use std::fmt;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
 
 use super::question::Want;
-use super::spans::{LONG_SPAN, PIECE};
+use super::spans::{LONG_SPAN, PIECE, is_long};
 use super::{Growing, Layer, LayerEvent, State, UnreadableStream, index_path, open_index, partial_path};
 use crate::blob::Sequential;
 use crate::digest::{Digest, Hasher};
@@ -343,7 +347,7 @@ impl Scan {
             other: vec![compression as u8],
         };
         let (log, next_group) = (&mut self.log, self.scanner.next_group());
-        shelve(layer, self.last_checkpoint, at.decompressed, |growing| {
+        shelve(layer, at.compressed, at.decompressed, |growing| {
             growing
                 .index
                 .add_checkpoint(digest, at)
@@ -388,8 +392,8 @@ impl Scan {
             )));
         }
         let last_span = self.take_span_digest();
-        shelve(layer, self.last_checkpoint, end, |_| Ok(()))?;
         let size = layer.descriptor.size;
+        shelve(layer, size, end, |_| Ok(()))?;
         let facts = LayerFacts {
             digest,
             diff_id,
@@ -416,21 +420,27 @@ impl Scan {
     }
 }
 
-/// Moves the tail, which ends a span at `end`, to the decoded spans, in one step with what `close` does.
+/// Moves the tail, with which the open span ends at `end` of the stream and `compressed` of the blob, to the decoded
+/// spans, in one step with what `close` does.
 fn shelve(
     layer: &Layer,
-    start: u64,
+    compressed: u64,
     end: u64,
     close: impl FnOnce(&mut Growing) -> Result<(), UnreadableStream>,
 ) -> Result<(), UnreadableStream> {
-    let long = end - start > LONG_SPAN;
-    if long {
+    let (start, long_rest) = match &*layer.state.read() {
+        State::Growing(growing) => {
+            let (packed_start, start) = growing.index.open_span();
+            let long = is_long(compressed.saturating_sub(packed_start), end.saturating_sub(start));
+            let rest = long.then(|| (growing.tail_start, growing.tail.clone()));
+            (start, rest)
+        }
+        _ => return Ok(()),
+    };
+    let long = long_rest.is_some();
+    if let Some((offset, rest)) = long_rest {
         // In the store before the span is closed: whoever finds it closed decodes what is not there.
-        let rest = match &*layer.state.read() {
-            State::Growing(growing) => (growing.tail_start, growing.tail.clone()),
-            _ => return Ok(()),
-        };
-        keep_decoded(layer, rest.0, rest.1);
+        keep_decoded(layer, offset, rest);
     }
     let mut state = layer.state.write();
     let State::Growing(growing) = &mut *state else {
@@ -488,19 +498,31 @@ fn whole_pieces(growing: &Growing) -> Vec<(u64, Vec<u8>)> {
 /// Writes a complete index by rename and maps it. None, and a warning, if that fails: the index then stays in memory.
 fn keep_index(dir: &Path, digest: &Digest, bytes: &[u8]) -> Option<LayerIndex> {
     let path = index_path(dir, digest);
-    let temporary = dir.join(format!(
-        "{}-{}.{}.tmp",
-        digest.algorithm(),
-        digest.hex(),
-        std::process::id()
-    ));
-    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &path));
+    // Two layers of an image may be one and the same, and processes in different containers have the same number.
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let nonce = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    let temporary = path.with_extension(format!("{}-{nonce}-{now:x}.tmp", std::process::id()));
+    let written = write_new(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &path));
     if let Err(error) = written {
         tracing::warn!("cannot keep the index {}: {error}; it stays in memory", path.display());
         let _ = std::fs::remove_file(&temporary);
         return None;
     }
     open_index(dir, digest)
+}
+
+/// Writes a file that was not there.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)
 }
 
 fn span_hasher() -> Hasher {

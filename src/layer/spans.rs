@@ -18,9 +18,9 @@ use super::{Layer, LayerError};
 use crate::digest::Digest;
 use crate::index::Span;
 use crate::range::ByteRange;
-use crate::stream::{self, Checkpoint, Compression, Decoder, Status, StreamError};
+use crate::stream::{self, Compression, Decoder, Status, StreamError};
 
-/// A span with more decompressed bytes than this is a long one.
+/// A span with more bytes than this, compressed or decompressed, is a long one.
 pub(super) const LONG_SPAN: u64 = 4 << 20;
 
 /// Decompressed bytes of a long span that are decoded, kept and evicted together.
@@ -166,12 +166,24 @@ impl Inner {
     }
 }
 
-/// A span with what it takes to decode it.
+/// A span, and which of the layer's it is.
 #[derive(Debug, Clone)]
 pub(super) struct SpanAt {
+    pub number: usize,
     pub span: Span,
-    pub checkpoint: Checkpoint,
     pub compression: Compression,
+}
+
+impl SpanAt {
+    /// Whether it is too long, packed or unpacked, to be handled as a whole.
+    pub(super) fn is_long(&self) -> bool {
+        is_long(self.span.compressed.len(), self.span.decompressed.len())
+    }
+}
+
+/// Whether a span of so many bytes is a long one.
+pub(super) fn is_long(compressed: u64, decompressed: u64) -> bool {
+    compressed > LONG_SPAN || decompressed > LONG_SPAN
 }
 
 /// A decoder left in the middle of a long span, for a reader that goes on from there.
@@ -207,7 +219,7 @@ impl Layer {
         at: SpanAt,
         offset: u64,
     ) -> Result<(DecodedSpan, bool), Arc<LayerError>> {
-        let long = at.span.decompressed.len() > LONG_SPAN;
+        let long = at.is_long();
         let start = match long {
             true => {
                 let into = offset - at.span.decompressed.start();
@@ -250,6 +262,7 @@ impl Layer {
     }
 
     async fn decode_span(self: &Arc<Self>, at: &SpanAt) -> Result<Bytes, Arc<LayerError>> {
+        let checkpoint = Arc::new(self.checkpoint(at.number)?);
         for attempt in 0.. {
             let compressed = self
                 .blob
@@ -259,14 +272,13 @@ impl Layer {
             let Ok(_permit) = self.workshop.cpu.acquire().await else {
                 break;
             };
-            let at = at.clone();
+            let (at, checkpoint) = (at.clone(), checkpoint.clone());
             let decoded = tokio::task::spawn_blocking(move || {
                 if !Digest::Sha256(at.span.digest).matches(&compressed) {
                     return Ok(None);
                 }
                 let len = usize::try_from(at.span.decompressed.len()).unwrap_or(usize::MAX);
-                stream::decode_span(at.compression, &at.checkpoint, &compressed, len)
-                    .map(|bytes| Some(Bytes::from(bytes)))
+                stream::decode_span(at.compression, &checkpoint, &compressed, len).map(|bytes| Some(Bytes::from(bytes)))
             });
             match decoded.await {
                 Ok(Ok(Some(bytes))) => return Ok(bytes),
@@ -309,6 +321,7 @@ impl Layer {
     /// Checks a long span's compressed bytes as a whole and starts to decode it.
     async fn new_cursor(self: &Arc<Self>, at: &SpanAt) -> Result<Cursor, Arc<LayerError>> {
         let span = at.span.compressed;
+        let checkpoint = self.checkpoint(at.number)?;
         for attempt in 0.. {
             let mut whole = Digest::Sha256(at.span.digest).hasher();
             let mut chunks = Vec::new();
@@ -320,7 +333,7 @@ impl Layer {
                 position += chunk.len() as u64;
             }
             if whole.finish() == Digest::Sha256(at.span.digest) {
-                let decoder = Decoder::resume(at.compression, &at.checkpoint)
+                let decoder = Decoder::resume(at.compression, &checkpoint)
                     .map_err(|error| self.damaged(super::unreadable(&error)))?;
                 let stream = at.span.decompressed;
                 return Ok(Cursor {
