@@ -5,7 +5,7 @@
 //! is *grafted* to where the symlink points. Layers declare the parents of their entries as a rule, so that hardly any
 //! has a graft; but whether it has none is known only when it is complete.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -170,56 +170,94 @@ impl Tree {
     /// Where the directories of layer `number` land that no entry declares.
     async fn find_grafts(&self, number: usize) -> Result<Grafts, TreeError> {
         let index = self.layers[number].complete().await?;
-        let mut landed: HashMap<EntryId, Vec<u8>> = HashMap::new();
         let mut found = Grafts::default();
-        // A parent has a smaller number than its children, so it is placed first.
-        for id in (1..index.len()).map(EntryId) {
+        // Where the lower layers have what the layer's own directory would be merged with; none if nowhere.
+        let mut lower: HashMap<EntryId, Option<Arc<Dir>>> = HashMap::new();
+        for id in implied_and_above(&index) {
             let Some(entry) = index.entry(id) else { continue };
-            let implied = entry.kind == Kind::Directory && entry.implied;
-            if !implied || !reachable(&*index, id) || hidden(&index, id) {
-                continue;
-            }
-            let base = place(&index, &landed, entry.parent);
-            let Some(dir) = self.plain_walk(number, &base).await? else {
-                continue;
+            let place = match id {
+                EntryId::ROOT => Some(Dir::root(number)),
+                _ => match lower.get(&entry.parent) {
+                    Some(Some(parent)) if !hides(&index, &entry) => {
+                        let parent = parent.clone();
+                        match self.resolve(&parent, entry.name).await? {
+                            Some(Found::Directory(dir)) => Some(dir),
+                            Some(Found::Leaf(layer, leaf))
+                                if entry.implied && self.symlink_target(layer, leaf)?.is_some() =>
+                            {
+                                found.moved.insert(id);
+                                self.graft(number, &parent, &index, &entry, &mut found).await?
+                            }
+                            _ => None,
+                        }
+                    }
+                    _ => None,
+                },
             };
-            let Some(Found::Leaf(layer, leaf)) = self.resolve(&dir, entry.name).await? else {
-                continue;
-            };
-            if self.symlink_target(layer, leaf)?.is_none() {
-                continue;
-            }
-            found.moved.insert(id);
-            let target = self.walk(number, &join(&base, entry.name), true).await?;
-            if target.looped {
-                tracing::warn!(
-                    "layer {number}: what is in '{}' is left out: it is a loop of symlinks",
-                    entry.name.escape_ascii()
-                );
-                continue;
-            }
-            landed.insert(id, target.path.clone());
-            found.grafts.push(Graft {
-                path: target.path,
-                entry: id,
-                solid: solid(&*index, &entry),
-            });
+            lower.insert(id, place);
         }
         found.index = Some(index.clone());
         Ok(found)
     }
 
-    /// The directory at `path` in the image of the layers below `top`; None if a name of it is anything else.
-    async fn plain_walk(&self, top: usize, path: &[u8]) -> Result<Option<Arc<Dir>>, TreeError> {
-        let mut dir = Dir::root(top);
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            match self.resolve(&dir, name).await? {
-                Some(Found::Directory(next)) => dir = next,
-                _ => return Ok(None),
-            }
+    /// Grafts `entry`, in whose place in `parent` there is a symlink, to where that points. Gives what lower layers have
+    /// there.
+    async fn graft(
+        &self,
+        number: usize,
+        parent: &Dir,
+        index: &LayerIndex,
+        entry: &Entry<'_>,
+        found: &mut Grafts,
+    ) -> Result<Option<Arc<Dir>>, TreeError> {
+        let target = self.walk(number, &join(&parent.path, entry.name), true).await?;
+        if target.looped {
+            let name = entry.name.escape_ascii();
+            tracing::warn!("layer {number}: what is in '{name}' is left out: it is a loop of symlinks");
+            return Ok(None);
         }
-        Ok(Some(dir))
+        found.grafts.push(Graft {
+            path: target.path,
+            entry: entry.id,
+            solid: solid(index, entry),
+        });
+        match target.found {
+            Some(Found::Directory(dir)) => Ok(Some(dir)),
+            _ => Ok(None),
+        }
     }
+}
+
+/// The directories of a layer that only their children imply, and all that they are in; parents first, as they have the
+/// smaller numbers. What was replaced later is not among them.
+fn implied_and_above(index: &LayerIndex) -> BTreeSet<EntryId> {
+    let mut chosen = BTreeSet::new();
+    let implied = |id: &EntryId| {
+        let entry = index.entry(*id);
+        entry.is_some_and(|entry| entry.kind == Kind::Directory && entry.implied)
+    };
+    for id in (1..index.len()).map(EntryId).filter(implied) {
+        let mut above = Vec::new();
+        let mut at = id;
+        // Those that are chosen already are known to be reachable.
+        let reachable = loop {
+            if at == EntryId::ROOT || chosen.contains(&at) {
+                break true;
+            }
+            match index.entry(at) {
+                Some(entry) if index.child(entry.parent, entry.name) == Some(at) => {
+                    above.push(at);
+                    at = entry.parent;
+                }
+                _ => break false,
+            }
+        };
+        if reachable {
+            chosen.insert(EntryId::ROOT);
+            chosen.extend(above);
+        }
+    }
+    chosen
 }
 
 /// Whether names lead to an entry of a layer: it, and no directory that it is in, was replaced by a later one.
@@ -234,35 +272,13 @@ pub(super) fn reachable(entries: &dyn Entries, id: EntryId) -> bool {
     true
 }
 
-/// Whether the layer itself hides what lower layers have at the place of `entry`.
-fn hidden(index: &LayerIndex, entry: EntryId) -> bool {
-    let mut at = entry;
-    while at != EntryId::ROOT {
-        let Some(child) = index.entry(at) else { return false };
-        let opaque = index.entry(child.parent).is_some_and(|parent| parent.opaque);
-        if opaque || index.child(child.parent, &[b".wh.", child.name].concat()).is_some() {
-            return true;
-        }
-        at = child.parent;
-    }
-    false
-}
-
-/// The path at which a directory of a layer is seen in the merged view.
-fn place(index: &LayerIndex, landed: &HashMap<EntryId, Vec<u8>>, entry: EntryId) -> Vec<u8> {
-    let mut names = Vec::new();
-    let mut at = entry;
-    let mut base = Vec::new();
-    while at != EntryId::ROOT {
-        if let Some(path) = landed.get(&at) {
-            base = path.clone();
-            break;
-        }
-        let Some(entry) = index.entry(at) else { break };
-        names.push(entry.name.to_vec());
-        at = entry.parent;
-    }
-    names.iter().rev().fold(base, |path, name| join(&path, name))
+/// Whether the layer itself hides what lower layers have at the place of `entry`, in a directory that it does not hide.
+fn hides(index: &LayerIndex, entry: &Entry<'_>) -> bool {
+    let opaque = index.entry(entry.parent).is_some_and(|parent| parent.opaque);
+    let whiteout = index
+        .child(entry.parent, &[b".wh.", entry.name].concat())
+        .and_then(|id| index.entry(id));
+    opaque || whiteout.is_some_and(|whiteout| whiteout.kind == Kind::File)
 }
 
 #[cfg(test)]
