@@ -15,8 +15,9 @@ pub(super) use crate::registry::MAX_MANIFEST;
 /// The largest config.
 pub(super) const MAX_CONFIG: usize = 16 << 20;
 
-/// More layers than any driver can stack.
-const MAX_LAYERS: usize = 1000;
+/// More layers than images have: Docker stops at 127. To look through one layer may take a look through those below it,
+/// each on top of the other's stack.
+const MAX_LAYERS: usize = 128;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
