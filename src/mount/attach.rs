@@ -89,7 +89,7 @@ fn mount(mountpoint: &Path, options: &Options) -> io::Result<Option<OwnedFd>> {
 fn config(options: &Options) -> Config {
     let mut mount_options = vec![
         // fusermount3 takes its options as one list.
-        MountOption::FSName(options.fsname.replace(',', "\\,")),
+        MountOption::FSName(options.fsname.replace('\\', "\\\\").replace(',', "\\,")),
         MountOption::Subtype("peelfs".into()),
         MountOption::RO,
         if options.suid {

@@ -67,6 +67,15 @@ impl Fs {
         self.shared.pages.clone()
     }
 
+    /// Lists a directory: on this thread only what was listed a moment ago, as it takes time to put a large one together.
+    fn serve_listing(&self, directory: INodeNo, answer: impl Future<Output = ()> + Send + 'static) {
+        if self.shared.tree.has_listed(Ino(directory.0)) {
+            self.serve(answer);
+        } else {
+            self.runtime.spawn(answer);
+        }
+    }
+
     /// Answers on this thread if nothing has to be waited for, else in a task.
     fn serve(&self, answer: impl Future<Output = ()> + Send + 'static) {
         let _runtime = self.runtime.enter();
@@ -318,7 +327,7 @@ impl Filesystem for Fs {
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let shared = self.shared.clone();
-        self.serve(async move {
+        self.serve_listing(ino, async move {
             match shared.tree.list(Ino(ino.0)).await {
                 Ok(listing) => {
                     let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -343,7 +352,7 @@ impl Filesystem for Fs {
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let shared = self.shared.clone();
-        self.serve(async move {
+        self.serve_listing(ino, async move {
             let directory = Ino(ino.0);
             let listing = match shared.tree.list(directory).await {
                 Ok(listing) => listing,
@@ -370,6 +379,8 @@ impl Filesystem for Fs {
                     Ok(Some(attr)) => attr,
                     // It is gone since, or cannot be told: whoever wants to know looks it up by itself.
                     Ok(None) => continue,
+                    // What was added is handed out already; who asks for the rest meets the error again.
+                    Err(_) if i > from => break,
                     Err(error) => return reply.error(shared.errno(&error)),
                 };
                 if reply.add(

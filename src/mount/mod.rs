@@ -14,11 +14,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::image::Image;
 use crate::layer::{LayerEvent, Listener};
-use crate::tree::Opened;
+use crate::tree::{Opened, Tree};
+use pages::Pages;
 
 pub use status::{LayerReport, MountReport, StatusReport};
 
@@ -49,6 +51,9 @@ pub enum MountError {
     /// A mount option that is not known, or contradicts what a read-only image is.
     #[error("mount option '{0}' is not supported; see 'peelfs mount --help'")]
     Option(String),
+    /// fusermount3 needs it so.
+    #[error("mount option 'auto_unmount' works only together with 'allow_other'; add it, or leave both out")]
+    AutoUnmount,
     /// The kernel or fusermount3 refused.
     #[error("cannot mount on {path}: {cause} (is fuse3 installed, and /dev/fuse there?)")]
     Kernel {
@@ -79,7 +84,30 @@ pub struct MountOptions {
 #[derive(Debug)]
 pub struct Mount {
     session: BackgroundSession,
-    mountpoint: PathBuf,
+    place: Place,
+}
+
+/// Where a mount is, and which one it is: another one may come to be on top of it, or in its place.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// An absolute path.
+    pub mountpoint: PathBuf,
+    /// Its device number; none if that could not be told.
+    device: Option<u64>,
+}
+
+impl Place {
+    /// Unmounts it, at once or lazily, unless something else is there by now.
+    ///
+    /// # Errors
+    /// [`MountError::Unmount`], in words.
+    pub fn unmount(&self) -> Result<(), MountError> {
+        let there = fs::metadata(&self.mountpoint).map(|metadata| metadata.dev()).ok();
+        if self.device.is_some() && there != self.device {
+            return Ok(());
+        }
+        unmount(&self.mountpoint, false).or_else(|_| unmount(&self.mountpoint, true))
+    }
 }
 
 /// Mounts an image. It answers when this returns.
@@ -102,38 +130,46 @@ pub fn mount(
         path: mountpoint.clone(),
         cause,
     };
+    // Before the first request, which may already start a scan.
+    let (tree, told, spawner) = (opened.tree.clone(), pages.clone(), runtime.clone());
+    opened.workshop.listen(Listener(Box::new(move |event| match event {
+        LayerEvent::Changed(layer, changes) => told.changed(layer, changes),
+        LayerEvent::Ahead(span) => told.offer(span),
+        LayerEvent::Failed(layer) => told.failed(layer),
+        LayerEvent::Complete(_) => settle(&tree, &told, &spawner),
+    })));
     let session = attach::attach(fs, &mountpoint, &options)
         .map_err(kernel)?
         .spawn()
         .map_err(kernel)?;
     raise_readahead(&mountpoint);
-
     pages.start(session.notifier()).map_err(kernel)?;
-    let tree = opened.tree.clone();
-    opened.workshop.listen(Listener(Box::new(move |event| match event {
-        LayerEvent::Changed(layer, changes) => pages.changed(layer, changes),
-        LayerEvent::Ahead(span) => pages.offer(span),
-        LayerEvent::Failed(layer) => pages.failed(layer),
-        LayerEvent::Complete(_) => {
-            if tree.layers().iter().any(|layer| layer.index().is_none()) {
-                return;
-            }
-            let (tree, pages) = (tree.clone(), pages.clone());
-            runtime.spawn(async move {
-                if let Err(error) = tree.count_links().await {
-                    tracing::warn!("cannot count hard links between layers: {error}");
-                }
-                pages.all_known();
-            });
+    settle(&opened.tree, &pages, &runtime);
+    let device = fs::metadata(&mountpoint).map(|metadata| metadata.dev()).ok();
+    Ok(Mount {
+        session,
+        place: Place { mountpoint, device },
+    })
+}
+
+/// If all layers are known, settles what depends on all of them, and tells the kernel.
+fn settle(tree: &Arc<Tree>, pages: &Pages, runtime: &Handle) {
+    if tree.layers().iter().any(|layer| layer.index().is_none()) {
+        return;
+    }
+    let (tree, pages) = (tree.clone(), pages.clone());
+    runtime.spawn(async move {
+        if let Err(error) = tree.count_links().await {
+            tracing::warn!("cannot count hard links between layers: {error}");
         }
-    })));
-    Ok(Mount { session, mountpoint })
+        pages.all_known();
+    });
 }
 
 impl Mount {
-    /// Where it is, as an absolute path: what to unmount.
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Waits until it is unmounted, by whomever.
@@ -194,7 +230,6 @@ fn parse(image: &Image, options: &MountOptions) -> Result<attach::Options, Mount
             "noexec" => parsed.exec = false,
             "noatime" => parsed.noatime = true,
             "allow_other" => parsed.acl = SessionACL::All,
-            "allow_root" => parsed.acl = SessionACL::RootAndOwner,
             "default_permissions" => parsed.default_permissions = true,
             "auto_unmount" => parsed.auto_unmount = true,
             _ => match option.strip_prefix("fsname=") {
@@ -202,6 +237,9 @@ fn parse(image: &Image, options: &MountOptions) -> Result<attach::Options, Mount
                 _ => return Err(MountError::Option(option.to_owned())),
             },
         }
+    }
+    if parsed.auto_unmount && parsed.acl == SessionACL::Owner {
+        return Err(MountError::AutoUnmount);
     }
     Ok(parsed)
 }
@@ -223,6 +261,12 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
         path: path.to_owned(),
         reason,
     };
+    let mounts = mounts().map_err(|error| failed(error.to_string()))?;
+    let target = absolute(path);
+    if !mounts.contains(&target) {
+        return Err(failed("no peelfs image is mounted there".into()));
+    }
+    let path = target.as_path();
     let flags = if lazy {
         nix::mount::MntFlags::MNT_DETACH
     } else {
@@ -248,6 +292,19 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     match output.status.success() {
         true => Ok(()),
         false => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+/// The path without symlinks before its last name, as the kernel lists it. Nothing is asked of the mount itself, which
+/// may be dead.
+fn absolute(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Ok(real) = whole.canonicalize() {
+        return real;
+    }
+    match (whole.parent().map(Path::canonicalize), whole.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => whole,
     }
 }
 

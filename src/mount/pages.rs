@@ -9,7 +9,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Mutex, RwLock};
@@ -49,7 +50,9 @@ enum Job {
 pub(super) struct Pages {
     tree: Arc<Tree>,
     known: Arc<Known>,
-    queue: SyncSender<Job>,
+    queue: Sender<Job>,
+    /// Spans in the queue.
+    spans: Arc<AtomicUsize>,
     waiting: Arc<Mutex<Option<Receiver<Job>>>>,
 }
 
@@ -115,11 +118,12 @@ fn has(words: &[u64], entry: EntryId) -> bool {
 
 impl Pages {
     pub(super) fn new(tree: Arc<Tree>, known: Arc<Known>) -> Pages {
-        let (queue, jobs) = sync_channel(QUEUE);
+        let (queue, jobs) = channel();
         Pages {
             tree,
             known,
             queue,
+            spans: Arc::default(),
             waiting: Arc::new(Mutex::new(Some(jobs))),
         }
     }
@@ -129,10 +133,13 @@ impl Pages {
         let Some(jobs) = self.waiting.lock().take() else {
             return Ok(());
         };
-        let (tree, known) = (Arc::downgrade(&self.tree), self.known.clone());
+        let (tree, known, spans) = (Arc::downgrade(&self.tree), self.known.clone(), self.spans.clone());
         std::thread::Builder::new().name("pages".into()).spawn(move || {
             for job in jobs {
                 let Some(tree) = tree.upgrade() else { return };
+                if let Job::Store(_) = job {
+                    spans.fetch_sub(1, Ordering::Relaxed);
+                }
                 // The kernel refuses only what it no longer has a use for.
                 let _ = tell(&notifier, &tree, &known, job);
             }
@@ -142,7 +149,11 @@ impl Pages {
 
     /// Offers a decoded span; it is dropped if the kernel is behind with earlier ones.
     pub(super) fn offer(&self, span: DecodedSpan) {
-        let _ = self.queue.try_send(Job::Store(span));
+        if self.spans.fetch_add(1, Ordering::Relaxed) < QUEUE {
+            self.insist(Job::Store(span));
+        } else {
+            self.spans.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Tells what changed in a layer that is being scanned.
@@ -170,14 +181,10 @@ impl Pages {
         self.insist(Job::AllKnown);
     }
 
-    /// Queues what must not be dropped. If the queue is full it waits on a thread of its own, not here.
+    /// Queues what must not be dropped. All but spans is small, and bounded by what a layer holds.
     fn insist(&self, job: Job) {
-        if let Err(std::sync::mpsc::TrySendError::Full(job)) = self.queue.try_send(job) {
-            let queue = self.queue.clone();
-            let _ = std::thread::Builder::new()
-                .name("pages-wait".into())
-                .spawn(move || queue.send(job));
-        }
+        // The thread ends before the queue does only when the mount is ending.
+        let _ = self.queue.send(job);
     }
 }
 

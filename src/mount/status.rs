@@ -125,6 +125,8 @@ impl Reporter {
     }
 
     fn report(&self) -> MountReport {
+        let errors = self.tree.layers().iter().filter_map(|layer| layer.status().last_error);
+        let latest = errors.max_by_key(|(_, at)| *at);
         let layers: Vec<LayerReport> = self.tree.layers().iter().map(|layer| layer_report(layer)).collect();
         // A layer that occurs twice is fetched once, and both tell of the same blob.
         let mut seen = std::collections::HashSet::new();
@@ -149,7 +151,7 @@ impl Reporter {
                 0 => 0.0,
                 size => bytes_fetched as f64 * 100.0 / size as f64,
             },
-            last_error: layers.iter().filter_map(|layer| layer.last_error.clone()).next_back(),
+            last_error: latest.map(|(text, _)| text),
             layers,
         }
     }
@@ -174,7 +176,7 @@ fn layer_report(layer: &crate::layer::Layer) -> LayerReport {
         requests: status.blob.requests,
         cache_hits: status.blob.hits,
         stored_bytes: status.stored,
-        last_error: status.last_error,
+        last_error: status.last_error.map(|(text, _)| text),
     }
 }
 

@@ -182,6 +182,11 @@ impl Tree {
         Ok(listing)
     }
 
+    /// Whether [`Tree::list`] of `ino` needs no work, as it was listed a moment ago.
+    pub fn has_listed(&self, ino: Ino) -> bool {
+        self.listings.lock().get(ino).is_some()
+    }
+
     /// The attributes of what a listing of the directory `parent` shows, to be handed out like those of a lookup.
     /// None if they are better looked up one by one.
     pub async fn listed_attr(&self, parent: Ino, listed: &Listed<'_>) -> Result<Option<Attr>, TreeError> {
