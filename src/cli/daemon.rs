@@ -64,9 +64,10 @@ pub(super) fn start() -> Result<String, Failure> {
     let status = child.wait().map_err(failed())?;
     match status.code() {
         Some(code) if code != 0 => Err(Failure::Told(u8::try_from(code).unwrap_or(1))),
-        _ => Err(Failure::Usage(format!(
-            "the daemon ended before the mount was ready ({status})"
-        ))),
+        _ => {
+            let cause = format!("it ended before the mount was ready ({status})");
+            Err(failed()(std::io::Error::other(cause)))
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -20,13 +22,19 @@ const MOST: u64 = 16 << 20;
 #[derive(Clone, Default)]
 pub(super) struct Log {
     file: Arc<Mutex<Option<(File, u64)>>>,
+    /// Until there is a file, only warnings and errors are for the terminal.
+    terse: bool,
 }
 
 impl Log {
-    /// Begins to log to standard error; `PEELFS_LOG` tells what, as in `debug` or `peelfs::layer=trace`.
-    pub(super) fn start(default: &str) -> Log {
-        let log = Log::default();
-        let filter = EnvFilter::try_from_env("PEELFS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    /// Begins to log to standard error, for a daemon only what is worth a person's while; `PEELFS_LOG` tells what, as in
+    /// `debug` or `peelfs::layer=trace`.
+    pub(super) fn start(daemon: bool) -> Log {
+        let log = Log {
+            terse: daemon,
+            ..Log::default()
+        };
+        let filter = EnvFilter::try_from_env("PEELFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
         // What fuser says of requests that it does not know is no news to a user.
         let filter = match "fuser=off".parse() {
             Ok(directive) => filter.add_directive(directive),
@@ -49,7 +57,10 @@ impl Log {
             std::fs::create_dir_all(dir)?;
             remove_old(dir);
         }
-        *self.file.lock() = Some((File::create(path)?, 0));
+        // One of an earlier process with this number is of no use any more.
+        let _ = std::fs::remove_file(path);
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        *self.file.lock() = Some((file, 0));
         Ok(())
     }
 }
@@ -64,7 +75,9 @@ fn remove_old(dir: &Path) {
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-        if age.is_ok_and(|age| age > KEPT) {
+        let pid = entry.path().file_stem().map(|pid| Path::new("/proc").join(pid));
+        let alive = pid.is_some_and(|process| process.exists());
+        if !alive && age.is_ok_and(|age| age > KEPT) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
@@ -76,6 +89,13 @@ impl<'a> MakeWriter<'a> for Log {
     fn make_writer(&'a self) -> Log {
         self.clone()
     }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Log {
+        Log {
+            terse: self.terse && *line.level() > Level::WARN,
+            ..self.clone()
+        }
+    }
 }
 
 impl Write for Log {
@@ -85,7 +105,11 @@ impl Write for Log {
             Some((file, written)) => {
                 *written += line.len() as u64;
                 file.write_all(line)?;
+                if *written > MOST {
+                    file.write_all(b"This log is full. Nothing more is written to it.\n")?;
+                }
             }
+            None if self.terse => {}
             None => io::stderr().write_all(line)?,
         }
         Ok(line.len())

@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// Stay in the foreground, logging to standard error
     #[arg(short, long)]
     foreground: bool,
-    /// Mount options: allow_other, default_permissions, suid, dev, noexec, fsname=NAME; ro, nosuid and nodev hold
+    /// Mount options: allow_other, default_permissions, suid, dev, noexec, noatime, fsname=NAME; ro, nosuid and nodev hold
     /// anyhow
     #[arg(short, long = "options", value_name = "OPTION,...")]
     o: Vec<String>,
@@ -116,11 +116,11 @@ fn default_cache_dir() -> PathBuf {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.foreground {
         daemon::set_allocator();
-        let log = Log::start("info");
+        let log = Log::start(false);
         return serve(arguments, &log, None);
     }
     if daemon::is_daemon() {
-        let log = Log::start("warn");
+        let log = Log::start(true);
         return serve(arguments, &log, Some(Starting::new()));
     }
     let ready = daemon::start()?;
@@ -160,6 +160,11 @@ fn serve_on(
     let options = MountOptions {
         options: arguments.o.clone(),
     };
+    // Before anybody can know of the mount, and end it.
+    let mut signals = {
+        let _runtime = runtime.enter();
+        Signals::new().map_err(Failure::io("cannot listen to signals"))?
+    };
     let mounted = mount::mount(
         &opened,
         &arguments.mountpoint,
@@ -167,8 +172,8 @@ fn serve_on(
         log_path.clone(),
         runtime.handle().clone(),
     )?;
-    let mountpoint = mounted.mountpoint().to_owned();
-    let message = describe(&opened, &mountpoint.to_string_lossy());
+    let place = mounted.place().clone();
+    let message = describe(&opened, &place.mountpoint.to_string_lossy());
     match starting {
         Some(starting) => {
             if let Some(path) = &log_path {
@@ -183,7 +188,6 @@ fn serve_on(
     runtime.block_on(async {
         let ended = tokio::task::spawn_blocking(move || mounted.wait());
         tokio::pin!(ended);
-        let mut signals = Signals::new().map_err(Failure::io("cannot listen to signals"))?;
         loop {
             tokio::select! {
                 ended = &mut ended => {
@@ -193,11 +197,9 @@ fn serve_on(
                     };
                 }
                 name = signals.next() => {
-                    tracing::info!("{name}: unmounting {}", mountpoint.display());
-                    let path = mountpoint.clone();
-                    let unmounted = tokio::task::spawn_blocking(move || {
-                        mount::unmount(&path, false).or_else(|_| mount::unmount(&path, true))
-                    });
+                    tracing::info!("{name}: unmounting {}", place.mountpoint.display());
+                    let place = place.clone();
+                    let unmounted = tokio::task::spawn_blocking(move || place.unmount());
                     if let Ok(Err(error)) = unmounted.await {
                         tracing::error!("{error}");
                         continue;
