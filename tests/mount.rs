@@ -329,6 +329,31 @@ fn what_cannot_be_mounted_is_said_in_a_sentence() {
 }
 
 #[test]
+fn what_is_not_a_peelfs_mount_is_not_unmounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "none", path]);
+    let said = refused(&["umount", path]);
+    let there = is_mounted(dir.path());
+    run("umount", &[path]);
+    assert!(there && said.contains("no peelfs image"), "{said}");
+}
+
+#[test]
+fn options_that_could_not_hold_what_they_promise_are_refused() {
+    let served = Served::made(&small());
+    let dir = tempfile::tempdir().unwrap();
+    for (option, why) in [
+        ("allow_root", "allow_root"),
+        ("auto_unmount", "allow_other"),
+        ("rw", "rw"),
+    ] {
+        let said = refused(&["mount", "-o", option, &served.reference(), dir.path().to_str().unwrap()]);
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for arguments in [
         &["mount"][..],
