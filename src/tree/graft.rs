@@ -9,6 +9,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
 use super::contribution::{Child, Contribution, Dir, solid};
 use super::lookup::Found;
 use super::{Ino, Tree, TreeError};
@@ -95,7 +98,10 @@ impl Tree {
         cell.get_or_try_init(|| async move {
             match number {
                 0 => Ok(Arc::default()),
-                _ => self.find_grafts(number).await.map(Arc::new),
+                _ => {
+                    let find = |tree: Arc<Tree>| async move { tree.find_grafts(number).await };
+                    self.apart(find).await.map(Arc::new)
+                }
             }
         })
         .await
@@ -168,36 +174,39 @@ impl Tree {
     }
 
     /// Where the directories of layer `number` land that no entry declares.
-    async fn find_grafts(&self, number: usize) -> Result<Grafts, TreeError> {
-        let index = self.layers[number].complete().await?;
-        let mut found = Grafts::default();
-        // Where the lower layers have what the layer's own directory would be merged with; none if nowhere.
-        let mut lower: HashMap<EntryId, Option<Arc<Dir>>> = HashMap::new();
-        for id in implied_and_above(&index) {
-            let Some(entry) = index.entry(id) else { continue };
-            let place = match id {
-                EntryId::ROOT => Some(Dir::root(number)),
-                _ => match lower.get(&entry.parent) {
-                    Some(Some(parent)) if !hides(&index, &entry) => {
-                        let parent = parent.clone();
-                        match self.resolve(&parent, entry.name).await? {
-                            Some(Found::Directory(dir)) => Some(dir),
-                            Some(Found::Leaf(layer, leaf))
-                                if entry.implied && self.symlink_target(layer, leaf)?.is_some() =>
-                            {
-                                found.moved.insert(id);
-                                self.graft(number, &parent, &index, &entry, &mut found).await?
+    fn find_grafts(&self, number: usize) -> BoxFuture<'_, Result<Grafts, TreeError>> {
+        async move {
+            let index = self.layers[number].complete().await?;
+            let mut found = Grafts::default();
+            // Where the lower layers have what the layer's own directory would be merged with; none if nowhere.
+            let mut lower: HashMap<EntryId, Option<Arc<Dir>>> = HashMap::new();
+            for id in implied_and_above(&index) {
+                let Some(entry) = index.entry(id) else { continue };
+                let place = match id {
+                    EntryId::ROOT => Some(Dir::root(number)),
+                    _ => match lower.get(&entry.parent) {
+                        Some(Some(parent)) if !hides(&index, &entry) => {
+                            let parent = parent.clone();
+                            match self.resolve(&parent, entry.name).await? {
+                                Some(Found::Directory(dir)) => Some(dir),
+                                Some(Found::Leaf(layer, leaf))
+                                    if entry.implied && self.symlink_target(layer, leaf)?.is_some() =>
+                                {
+                                    found.moved.insert(id);
+                                    self.graft(number, &parent, &index, &entry, &mut found).await?
+                                }
+                                _ => None,
                             }
-                            _ => None,
                         }
-                    }
-                    _ => None,
-                },
-            };
-            lower.insert(id, place);
+                        _ => None,
+                    },
+                };
+                lower.insert(id, place);
+            }
+            found.index = Some(index.clone());
+            Ok(found)
         }
-        found.index = Some(index.clone());
-        Ok(found)
+        .boxed()
     }
 
     /// Grafts `entry`, in whose place in `parent` there is a symlink, to where that points. Gives what lower layers have

@@ -1,9 +1,13 @@
 //! Hard links, within a layer and to a lower one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use super::graft::reachable;
-use super::lookup::Found;
+use super::lookup::{Found, Walked};
 use super::{Tree, TreeError};
 use crate::index::{Entries, EntryId, Kind, LayerIndex};
 
@@ -31,7 +35,11 @@ impl Tree {
                 Some((Kind::Directory, ..)) | None => return Ok(None),
                 Some(_) => return Ok(Some((layer, entry))),
             };
-            let walked = self.walk(layer, &path, false).await?;
+            let walked = {
+                let path = path.clone();
+                let walk = move |tree: Arc<Tree>| async move { tree.walk_boxed(layer, path).await };
+                self.apart(walk).await?
+            };
             // Where symlinks of lower layers lead, this layer may have put something before it made the link.
             let earlier = match walked.path == path {
                 true => None,
@@ -43,6 +51,11 @@ impl Tree {
                 (None, _) => return Ok(None),
             }
         }
+    }
+
+    /// [`Tree::walk`] to what a hard link names.
+    fn walk_boxed(&self, top: usize, path: Vec<u8>) -> BoxFuture<'_, Result<Walked, TreeError>> {
+        async move { self.walk(top, &path, false).await }.boxed()
     }
 
     /// How many names layers above give to each file of a layer, if all layers are complete and that was counted.

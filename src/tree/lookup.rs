@@ -2,10 +2,12 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::contribution::{Child, Dir};
 use super::{Attr, Ino, Tree, TreeError};
@@ -38,32 +40,34 @@ impl Tree {
     }
 
     /// Scans each layer below `top` while the one above it is being scanned for long. Never ends.
-    fn scout(&self, top: usize) -> BoxFuture<'_, Infallible> {
-        async move {
-            let above = top.checked_sub(1).and_then(|number| self.layers.get(number));
-            let below = top.checked_sub(2).and_then(|number| self.layers.get(number));
-            let (Some(above), Some(below)) = (above, below) else {
-                return pending().await;
-            };
-            let nothing = String::new;
+    async fn scout(&self, top: usize) -> Infallible {
+        let nothing = String::new;
+        let mut scans = FuturesUnordered::new();
+        let pairs = self.layers.get(..top).unwrap_or_default().windows(2).rev();
+        for (below, above) in pairs.filter_map(|pair| Some((pair.first()?, pair.last()?))) {
             let far = |view: View<'_>| (view.complete() || view.compressed() >= SCOUT).then(|| view.complete());
-            // An error is met again, and told, by the question itself if it gets there.
-            let Ok(complete) = above.ask(Want::ToWatch, nothing, far).await else {
-                return pending().await;
+            let mut far = pin!(above.ask(Want::ToWatch, nothing, far));
+            let complete = loop {
+                tokio::select! {
+                    far = &mut far => break far,
+                    Some(()) = scans.next() => {}
+                }
             };
-            let scan = async {
-                if !complete {
-                    // Once the layer above is complete, the question knows by itself how much of this one it needs.
+            match complete {
+                // Once the layer above is complete, the question knows by itself how much of this one it needs.
+                Ok(true) => {}
+                Ok(false) => scans.push(async move {
                     tokio::select! {
                         _ = above.ask(Want::ToWatch, nothing, |view| view.complete().then_some(())) => {}
                         _ = below.ask(Want::Little, nothing, |view| view.complete().then_some(())) => {}
                     }
-                }
-            };
-            let ((), never) = futures_util::future::join(scan, self.scout(top - 1)).await;
-            never
+                }),
+                // An error is met again, and told, by the question itself if it gets there.
+                Err(_) => break,
+            }
         }
-        .boxed()
+        while scans.next().await.is_some() {}
+        pending().await
     }
 
     /// What `name` in the merged directory `dir` is; None if it is proven that there is nothing.

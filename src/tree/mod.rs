@@ -22,11 +22,12 @@ mod tests;
 mod xattr;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 
 use crate::image::Image;
 use crate::index::EntryId;
@@ -92,6 +93,7 @@ impl Default for TreeOptions {
 /// An image as a tree of inodes.
 #[derive(Debug)]
 pub struct Tree {
+    myself: Weak<Tree>,
     layers: Vec<Arc<Layer>>,
     options: TreeOptions,
     manifest: Bytes,
@@ -109,7 +111,8 @@ pub struct Tree {
 impl Tree {
     /// The tree of `image`, whose layers are `layers`, base first.
     pub fn new(image: &Image, layers: Vec<Arc<Layer>>, options: TreeOptions) -> Arc<Tree> {
-        Arc::new(Tree {
+        Arc::new_cyclic(|myself| Tree {
+            myself: myself.clone(),
             root: Dir::root(layers.len()),
             grafts: layers.iter().map(|_| OnceCell::new()).collect(),
             layers,
@@ -298,6 +301,22 @@ impl Tree {
                 .map(|(ino, _)| *ino),
         );
         parents
+    }
+
+    /// Does a part of the work as a task of its own, which ends when nobody waits for it any more. What looks at the
+    /// layers below a layer may have to do the same for each of them; the thread's stack does not grow by it this way.
+    async fn apart<R, F>(&self, work: impl FnOnce(Arc<Tree>) -> F) -> Result<R, TreeError>
+    where
+        R: Send + 'static,
+        F: Future<Output = Result<R, TreeError>> + Send + 'static,
+    {
+        let stopped = || TreeError::from(Arc::new(LayerError::Stopped { layer: 0 }));
+        let mut task = JoinSet::new();
+        task.spawn(work(self.myself.upgrade().ok_or_else(stopped)?));
+        match task.join_next().await {
+            Some(Ok(result)) => result,
+            _ => Err(stopped()),
+        }
     }
 
     fn dir(&self, ino: Ino) -> Result<Arc<Dir>, TreeError> {

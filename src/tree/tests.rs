@@ -212,3 +212,33 @@ async fn a_file_has_one_number_in_every_view() {
     tree.index_all().await.unwrap();
     assert_eq!(lookup(&tree, &["a"]).await.unwrap().nlink, 3);
 }
+
+/// To look through a layer may take looks through all below it, one on top of the other.
+#[test]
+fn as_many_layers_as_there_may_be_fit_on_a_stack() {
+    let layers: Vec<String> = (0..128).map(|number| format!("f a/{number}/x")).collect();
+    let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+    let sample = Sample::parse(&layers);
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _runtime = runtime.enter();
+    // What a thread of the mount's session has.
+    let looked = std::thread::scope(|scope| {
+        let look = || {
+            runtime.block_on(async {
+                let tree = sample.tree(dir.path());
+                tree.index_all().await.unwrap();
+                let remounted = sample.tree(dir.path());
+                let missing = lookup(&remounted, &["a", "nothing"]).await;
+                (missing.is_none(), lookup(&remounted, &["a", "0", "x"]).await.is_some())
+            })
+        };
+        std::thread::Builder::new()
+            .stack_size(2 << 20)
+            .spawn_scoped(scope, look)
+            .unwrap()
+            .join()
+            .unwrap()
+    });
+    assert_eq!(looked, (true, true));
+}
