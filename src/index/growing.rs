@@ -74,9 +74,15 @@ struct LinkTarget {
     entry: Option<u32>,
 }
 
+/// Directories that no entry declares. Images have hardly any; but each can be had for two bytes of a name that a tar
+/// repeats, so that a blob of a megabyte could make hundreds of millions.
+const MAX_IMPLIED: u64 = 1 << 20;
+
 /// The index of a layer as far as it has been scanned.
 pub struct GrowingIndex {
     records: Records,
+    /// Directories made because something was to be in them.
+    implied: u64,
     marks: Marks,
     changes: Vec<Change>,
     warnings: Vec<String>,
@@ -96,6 +102,7 @@ impl GrowingIndex {
     pub fn new() -> GrowingIndex {
         GrowingIndex {
             records: Records::new(),
+            implied: 0,
             marks: Marks::new(),
             changes: Vec::new(),
             warnings: Vec::new(),
@@ -343,6 +350,13 @@ impl GrowingIndex {
         for name in place.missing {
             if let Some(old) = self.records.find(dir, &name) {
                 self.replace(dir, &name, old);
+            }
+            self.implied += 1;
+            if self.implied > MAX_IMPLIED {
+                return Err(IndexError::TooLarge {
+                    what: "directories that no entry declares",
+                    limit: MAX_IMPLIED,
+                });
             }
             let mut record = Record::implied(0, 0, 0);
             record.place = u64::from(NONE);

@@ -11,7 +11,7 @@ use crate::index::{Entry, EntryId, IndexError, Kind};
 use crate::range::ByteRange;
 
 /// Entries that a layer may have. The largest images have some million.
-const MAX_ENTRIES: usize = 16 << 20;
+const MAX_ENTRIES: usize = 4 << 20;
 /// Bytes of names, links and attributes that a layer may have.
 const MAX_POOL: usize = 1 << 30;
 
