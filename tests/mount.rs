@@ -166,6 +166,50 @@ fn the_layers_directory_has_another_name_or_none() {
 }
 
 #[test]
+fn later_entries_of_a_name_win_however_many_there_are() {
+    let round = |round: usize| {
+        let file = move |number| Entry::file(format!("d/{number}"), format!("{round}"));
+        std::iter::once(Entry::dir("d")).chain((0..3000).map(file))
+    };
+    let served = Served::made(&ImageBuilder::of([Layer::of(
+        std::iter::once(Entry::file("early", "old"))
+            .chain([Entry::file("filler", Content::Noise { seed: 1, size: 1 << 20 })])
+            .chain((0..4).flat_map(round))
+            .chain([Entry::file("early", "new")]),
+    )]));
+    let mount = Mount::of(served.reference()).start();
+    // Seen before the scan comes to what replaces it.
+    assert_eq!(mount.read("early"), b"old");
+    assert_eq!(names(mount.path("d")).len(), 3000);
+    assert_eq!(mount.read("d/2999"), b"3");
+    eventually("the name is looked up again", MINUTE, || {
+        (mount.read("early") == b"new").then_some(())
+    });
+    let threads = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap().count();
+    assert!(threads < 64, "{threads} threads");
+}
+
+#[test]
+fn an_own_directory_named_layers_is_seen_beside_the_numbers() {
+    let served = Served::made(&ImageBuilder::of([Layer::of([
+        Entry::dir("layers"),
+        Entry::dir("layers/0"),
+        Entry::file("layers/0/hidden", "by the number"),
+        Entry::dir("layers/own"),
+        Entry::file("layers/own/file", "x"),
+    ])]));
+    let mount = Mount::of(served.reference()).with(["--index"]).start();
+    assert_eq!(
+        names(mount.path("layers")),
+        ["0", "config.json", "manifest.json", "own"]
+    );
+    assert_eq!(mount.read("layers/own/file"), b"x");
+    assert_eq!(names(mount.path("layers/0")), ["layers"]);
+    run("ls", &["-lR".as_ref(), mount.root().as_os_str()]);
+    assert!(mount.log().contains("layers/0"), "{}", mount.log());
+}
+
+#[test]
 fn facts_of_the_daemon_are_read_by_name_and_never_listed() {
     let served = Served::made(&small());
     let mount = Mount::of(served.reference()).start();

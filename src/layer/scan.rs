@@ -242,7 +242,7 @@ impl Scan {
             return Err(UnreadableStream("it is encrypted, which peelfs cannot read".into()));
         }
         if compression != promised {
-            tracing::info!("layer {} is called {media_type}, but is {compression:?}", layer.number);
+            tracing::info!("layer {} is called {media_type}, but is {compression}", layer.number);
         }
         let decoder = Decoder::new(compression).map_err(|error| UnreadableStream::from(&error))?;
         if let State::Growing(growing) = &mut *layer.state.write() {

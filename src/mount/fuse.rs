@@ -27,7 +27,7 @@ use crate::tree::{Attr, Ino, Tree, TreeError};
 /// The image never changes, so neither does an answer: some 136 years.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How long the kernel may believe an attribute that the rest of a layer can still change.
+/// How long the kernel may believe what the rest of a layer can still change.
 const PROVISIONAL: Duration = Duration::from_secs(1);
 
 /// Bytes of a read request, the most that Linux sends.
@@ -238,7 +238,8 @@ impl Filesystem for Fs {
             match shared.tree.lookup(Ino(parent.0), &name).await {
                 Ok(Some(attr)) => {
                     shared.hand_out(&attr);
-                    reply.entry_with_ttls(&ttl(&attr), &FOREVER, &file_attr(&attr), GENERATION);
+                    let name = if attr.lasting { FOREVER } else { PROVISIONAL };
+                    reply.entry_with_ttls(&ttl(&attr), &name, &file_attr(&attr), GENERATION);
                 }
                 Ok(None) => reply.entry(&FOREVER, &nothing(), GENERATION),
                 Err(error) => reply.error(shared.errno(&error)),

@@ -5,9 +5,7 @@
 //! kernel's to reclaim, and most reads never reach us. Two rules: reply first, store after; and store only from a
 //! thread that no reply waits for, because a store blocks on pages whose read is still unanswered.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -28,12 +26,6 @@ const PAGE: u64 = 4096;
 /// What the kernel is to be told, in order.
 enum Job {
     Store(DecodedSpan),
-    /// The name in this directory of this layer is now another entry.
-    Replaced {
-        layer: usize,
-        parent: EntryId,
-        name: Box<[u8]>,
-    },
     /// The attributes of this directory of this layer have changed.
     Declared {
         layer: usize,
@@ -159,15 +151,11 @@ impl Pages {
     /// Tells what changed in a layer that is being scanned.
     pub(super) fn changed(&self, layer: usize, changes: &[Change]) {
         for change in changes {
-            let job = match change {
-                Change::Replaced { parent, name, .. } => Job::Replaced {
-                    layer,
-                    parent: *parent,
-                    name: name.clone(),
-                },
-                Change::Declared(entry) => Job::Declared { layer, entry: *entry },
-            };
-            self.insist(job);
+            // A name that has become another entry's is not told: to take it out of its directory the kernel waits for
+            // whoever uses that, who may be waiting for us. Such a name is given for a moment only.
+            if let Change::Declared(entry) = change {
+                self.insist(Job::Declared { layer, entry: *entry });
+            }
         }
     }
 
@@ -197,13 +185,8 @@ fn tell(notifier: &Notifier, tree: &Tree, known: &Known, job: Job) -> io::Result
                 }
             }
         }
-        Job::Replaced { layer, parent, name } => {
-            for directory in tree.parents_showing(layer, parent) {
-                let _ = notifier.inval_entry(INodeNo(directory.0), OsStr::from_bytes(&name));
-            }
-        }
         Job::Declared { layer, entry } => {
-            for directory in tree.parents_showing(layer, entry) {
+            for directory in tree.made_of(layer, entry) {
                 let _ = notifier.inval_inode(INodeNo(directory.0), -1, 0);
             }
         }

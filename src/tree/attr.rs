@@ -34,6 +34,9 @@ pub struct Attr {
     pub minor: u32,
     /// Whether no byte that is still to be scanned can change any of these.
     pub settled: bool,
+    /// Whether the name that it was looked up by can be no other entry's. In a layer that is still scanned a later entry
+    /// may take its place.
+    pub lasting: bool,
     /// The merged directory behind the number.
     pub(super) dir: Option<Arc<Dir>>,
 }
@@ -54,6 +57,7 @@ impl Attr {
             major: 0,
             minor: 0,
             settled: true,
+            lasting: true,
             dir: None,
         }
     }
@@ -91,6 +95,7 @@ impl Attr {
             major: entry.major,
             minor: entry.minor,
             settled: true,
+            lasting: true,
             dir: None,
         }
     }
@@ -134,8 +139,11 @@ impl Tree {
             None => Ok(None),
             Some(Found::Leaf(layer, entry)) => self.settled_attr(layer, entry).await.map(Some),
             Some(Found::Directory(dir)) => {
-                // One that is held already knows more of itself.
-                let dir = self.dir(dir.ino).unwrap_or(dir);
+                // One that is held already knows more of itself; unless it is not what it was.
+                let dir = match self.known_from(dir.ino) {
+                    true => self.dir(dir.ino).unwrap_or(dir),
+                    false => dir,
+                };
                 for k in 0.. {
                     match self.contribution(&dir, k).await? {
                         Some(contribution) if self.declared(&contribution)?.is_none() => {}

@@ -70,6 +70,12 @@ impl Ino {
         Ino(BARE | Ino::merged(layer, EntryId(path)).0)
     }
 
+    /// The layer that it is from, for a merged directory the topmost; none for what no layer has.
+    pub(super) fn layer(self) -> Option<usize> {
+        let number = (self.0 & !(MERGED | BARE)) >> 32;
+        number.checked_sub(1).map(|layer| layer as usize)
+    }
+
     pub(super) fn node(self) -> Node {
         match self.0 {
             1 => Node::Root,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::{join_all, select};
 use lru::LruCache;
@@ -258,8 +259,15 @@ impl Tree {
         {
             let own = self.list_merged(&own, false).await?;
             let taken: HashSet<Vec<u8>> = listing.iter().map(|listed| listed.name.to_vec()).collect();
-            for listed in own.iter().skip(2).filter(|listed| !taken.contains(listed.name)) {
-                listing.push(listed.name, listed.ino, listed.kind);
+            for listed in own.iter().skip(2) {
+                if !taken.contains(listed.name) {
+                    listing.push(listed.name, listed.ino, listed.kind);
+                } else if !self.clash_told.swap(true, Ordering::Relaxed) {
+                    let (dir, name) = (layers_dir.escape_ascii(), listed.name.escape_ascii());
+                    tracing::warn!(
+                        "the image's own {dir}/{name} is not shown, as the mount has that name; see --layers-dir"
+                    );
+                }
             }
         }
         Ok(listing)

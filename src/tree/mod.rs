@@ -22,6 +22,7 @@ mod tests;
 mod xattr;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -106,6 +107,8 @@ pub struct Tree {
     /// Names that layers give to files of lower layers; known once all layers are.
     links: OnceCell<HashMap<(usize, EntryId), u32>>,
     listings: Mutex<listing::Recent>,
+    /// Whether it was said that names below `layers` clash.
+    clash_told: AtomicBool,
 }
 
 impl Tree {
@@ -122,6 +125,7 @@ impl Tree {
             held: Mutex::default(),
             links: OnceCell::new(),
             listings: Mutex::default(),
+            clash_told: AtomicBool::new(false),
         })
     }
 
@@ -135,6 +139,19 @@ impl Tree {
     /// # Errors
     /// [`TreeError::Layer`] if that cannot be told, [`TreeError::NotADirectory`].
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, TreeError> {
+        let Some(mut attr) = self.find(parent, name).await? else {
+            return Ok(None);
+        };
+        attr.lasting = match (parent.node(), attr.ino.node()) {
+            (Node::Own(layer, _), _) => self.layer(layer, parent)?.index().is_some(),
+            // The numbers of the layers are theirs for ever.
+            (Node::Layers, Node::Own(_, EntryId::ROOT)) => true,
+            _ => self.known_from(attr.ino),
+        };
+        Ok(Some(attr))
+    }
+
+    async fn find(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, TreeError> {
         match parent.node() {
             Node::Root if self.options.layers_dir.as_deref() == Some(name) => Ok(Some(self.layers_attr())),
             Node::Layers => self.lookup_layers(name).await,
@@ -149,6 +166,13 @@ impl Tree {
             },
             Node::Manifest | Node::Config => Err(TreeError::NotADirectory(parent)),
         }
+    }
+
+    /// Whether the layer that `ino` is from, and all above it, are completely known: those that decide who has a name in
+    /// the merged view.
+    fn known_from(&self, ino: Ino) -> bool {
+        let layers = ino.layer().and_then(|layer| self.layers.get(layer..));
+        layers.unwrap_or_default().iter().all(|layer| layer.index().is_some())
     }
 
     /// The attributes of an inode: the best known, without waiting for more.
@@ -195,6 +219,9 @@ impl Tree {
     pub async fn listed_attr(&self, parent: Ino, listed: &Listed<'_>) -> Result<Option<Attr>, TreeError> {
         match listed.ino.node() {
             Node::Merged => {
+                if parent == Ino::LAYERS {
+                    return self.lookup_layers(listed.name).await;
+                }
                 let dir = self.dir(parent)?;
                 let found = self.resolve(&dir, listed.name).await?;
                 self.attr_of(found).await
@@ -242,7 +269,10 @@ impl Tree {
     /// Notes that an inode was handed out once, as by a lookup.
     pub fn hold(&self, attr: &Attr) {
         if let Some(dir) = &attr.dir {
-            self.held.lock().entry(attr.ino).or_insert_with(|| (dir.clone(), 0)).1 += 1;
+            let mut held = self.held.lock();
+            let slot = held.entry(attr.ino).or_insert_with(|| (dir.clone(), 0));
+            slot.0 = dir.clone();
+            slot.1 += 1;
         }
     }
 
@@ -288,8 +318,8 @@ impl Tree {
         files.unwrap_or_default()
     }
 
-    /// The directories, as inode numbers, that show the children of the directory `entry` of layer `layer`.
-    pub fn parents_showing(&self, layer: usize, entry: EntryId) -> Vec<Ino> {
+    /// The directories, as inode numbers, that the directory `entry` of layer `layer` is, or is a part of.
+    pub fn made_of(&self, layer: usize, entry: EntryId) -> Vec<Ino> {
         let mut parents = vec![Ino::own(layer, entry)];
         if entry == EntryId::ROOT {
             parents.push(Ino::ROOT);

@@ -20,7 +20,13 @@ impl Tree {
         Ok(self.layers[layer].glance(|view| {
             let entry = view.entries().entry(entry);
             entry
-                .map(|entry| entry.xattrs().map(|(name, _)| name.to_vec()).collect())
+                .map(|entry| {
+                    entry
+                        .xattrs()
+                        .map(|(name, _)| name.to_vec())
+                        .filter(|name| !name.starts_with(OURS))
+                        .collect()
+                })
                 .unwrap_or_default()
         })?)
     }
