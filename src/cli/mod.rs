@@ -93,7 +93,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::Told(_)) {
-                eprintln!("peelfs: {failure}");
+                // Parts of it may be a stranger's: what a registry answered, what a file holds.
+                let sentence = failure.to_string().replace(char::is_control, " ");
+                eprintln!("peelfs: {sentence}");
             }
             ExitCode::from(failure.code())
         }
