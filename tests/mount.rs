@@ -190,6 +190,23 @@ fn later_entries_of_a_name_win_however_many_there_are() {
 }
 
 #[test]
+fn a_directory_that_is_replaced_while_it_is_looked_into_is_looked_for_anew() {
+    let round = |_| [Entry::file("d", ""), Entry::file("d/x", ""), Entry::dir("d")];
+    let served = Served::made(&ImageBuilder::of([Layer::of(
+        (0..4000).flat_map(round).chain([Entry::file("d/x", "last")]),
+    )]));
+    let mount = Mount::of(served.reference()).start();
+    // What it is at that moment may be a file; but whenever it is a directory, this is in it.
+    if let Err(error) = fs::read(mount.path("d/x")) {
+        assert_ne!(error.kind(), io::ErrorKind::NotFound, "{error}");
+    }
+    run("ls", &[mount.path("layers/0")]);
+    eventually("the last is seen", MINUTE, || {
+        (mount.read("d/x") == b"last").then_some(())
+    });
+}
+
+#[test]
 fn an_own_directory_named_layers_is_seen_beside_the_numbers() {
     let served = Served::made(&ImageBuilder::of([Layer::of([
         Entry::dir("layers"),

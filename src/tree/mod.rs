@@ -140,7 +140,11 @@ impl Tree {
     /// [`TreeError::Layer`] if that cannot be told, [`TreeError::NotADirectory`].
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, TreeError> {
         let Some(mut attr) = self.find(parent, name).await? else {
-            return Ok(None);
+            // Of a directory that a later entry has replaced nothing can be told; the kernel then looks for it anew.
+            return match self.is_replaced(parent)? {
+                true => Err(TreeError::Stale(parent)),
+                false => Ok(None),
+            };
         };
         attr.lasting = match (parent.node(), attr.ino.node()) {
             (Node::Own(layer, _), _) => self.layer(layer, parent)?.index().is_some(),
@@ -166,6 +170,34 @@ impl Tree {
             },
             Node::Manifest | Node::Config => Err(TreeError::NotADirectory(parent)),
         }
+    }
+
+    /// Whether a later entry has taken the place of a directory, or of a part of it, since it was handed out.
+    fn is_replaced(&self, directory: Ino) -> Result<bool, TreeError> {
+        let parts = match directory.node() {
+            Node::Own(layer, entry) => vec![(layer, entry)],
+            Node::Merged => {
+                let (contributions, _) = self.dir(directory)?.known();
+                if contributions.is_empty() {
+                    // It was replaced before anything could be found out about it.
+                    return Ok(true);
+                }
+                contributions
+                    .iter()
+                    .filter_map(|part| Some((part.layer, part.entry?)))
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        for (layer, entry) in parts {
+            if !self
+                .layer(layer, directory)?
+                .glance(|view| graft::reachable(view.entries(), entry))?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the layer that `ino` is from, and all above it, are completely known: those that decide who has a name in
@@ -204,6 +236,9 @@ impl Tree {
             Node::Own(layer, entry) => self.list_own(layer, entry).await?,
             Node::Manifest | Node::Config => return Err(TreeError::NotADirectory(ino)),
         };
+        if self.is_replaced(ino)? {
+            return Err(TreeError::Stale(ino));
+        }
         let listing = Arc::new(listing);
         self.listings.lock().put(ino, listing.clone());
         Ok(listing)
