@@ -267,33 +267,82 @@ impl Compression {
 /// A layer in the making.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    entries: Vec<Entry>,
+    source: LayerSource,
     compression: Compression,
+    media_type: Option<String>,
+}
+
+/// What a layer is made of.
+#[derive(Clone, Debug)]
+enum LayerSource {
+    Entries(Vec<Entry>),
+    /// A tar that somebody made, byte by byte.
+    Tar(Vec<u8>),
+    /// A blob that somebody made, and the digest of the tar that its config shall claim is in it.
+    Blob(Vec<u8>, Digest),
 }
 
 impl Layer {
-    /// A gzip layer of these entries, in this order.
-    pub fn of(entries: impl IntoIterator<Item = Entry>) -> Layer {
+    fn new(source: LayerSource) -> Layer {
         Layer {
-            entries: entries.into_iter().collect(),
+            source,
             compression: Compression::Gzip,
+            media_type: None,
         }
     }
 
-    /// Compressed another way.
+    /// A gzip layer of these entries, in this order.
+    pub fn of(entries: impl IntoIterator<Item = Entry>) -> Layer {
+        Layer::new(LayerSource::Entries(entries.into_iter().collect()))
+    }
+
+    /// A gzip layer of a tar made by hand, which need not be one.
+    pub fn tar(tar: impl Into<Vec<u8>>) -> Layer {
+        Layer::new(LayerSource::Tar(tar.into()))
+    }
+
+    /// A layer of these very bytes, which hold, or claim to hold, `tar`.
+    pub fn blob(blob: impl Into<Vec<u8>>, tar: &[u8]) -> Layer {
+        Layer::new(LayerSource::Blob(blob.into(), Digest::sha256(tar)))
+    }
+
+    /// Compressed another way; of a blob, told to be so.
     pub fn compressed(self, compression: Compression) -> Layer {
         Layer { compression, ..self }
     }
 
-    fn write(&self, layout: &Path) -> io::Result<BuiltLayer> {
-        let blob = Hashed::new(tempfile::NamedTempFile::new_in(layout.join("blobs/sha256"))?);
-        let tar = Hashed::new(Compressor::new(self.compression, blob)?);
-        let mut builder = tar::Builder::new(tar);
-        for entry in &self.entries {
-            entry.append(&mut builder)?;
+    /// With this media type in the manifest, right or wrong.
+    pub fn media_type(self, media_type: &str) -> Layer {
+        Layer {
+            media_type: Some(media_type.to_string()),
+            ..self
         }
-        let (compressor, diff_id, _) = builder.into_inner()?.finish();
-        let (file, digest, size) = compressor.finish()?.finish();
+    }
+
+    fn write(&self, layout: &Path) -> io::Result<BuiltLayer> {
+        let mut blob = Hashed::new(tempfile::NamedTempFile::new_in(layout.join("blobs/sha256"))?);
+        let (blob, diff_id) = match &self.source {
+            LayerSource::Blob(bytes, diff_id) => {
+                blob.write_all(bytes)?;
+                (blob, *diff_id)
+            }
+            LayerSource::Tar(bytes) => {
+                let mut tar = Hashed::new(Compressor::new(self.compression, blob)?);
+                tar.write_all(bytes)?;
+                let (compressor, diff_id, _) = tar.finish();
+                (compressor.finish()?, diff_id)
+            }
+            LayerSource::Entries(entries) => {
+                let tar = Hashed::new(Compressor::new(self.compression, blob)?);
+                let mut builder = tar::Builder::new(tar);
+                for entry in entries {
+                    entry.append(&mut builder)?;
+                }
+                let (compressor, diff_id, _) = builder.into_inner()?.finish();
+                (compressor.finish()?, diff_id)
+            }
+        };
+        let (file, digest, size) = blob.finish();
         let path = blob_path(layout, &digest);
         file.persist(&path)?;
         Ok(BuiltLayer {
@@ -302,6 +351,7 @@ impl Layer {
             diff_id,
             size,
             compression: self.compression,
+            media_type: self.media_type.clone(),
         })
     }
 }
@@ -506,7 +556,9 @@ impl ImageBuilder {
         let descriptors: Vec<Value> = layers
             .iter()
             .map(|layer| {
-                json!({"mediaType": self.layer_media_type(layer.compression), "digest": layer.digest.to_string(), "size": layer.size})
+                let media_type = layer.media_type.clone();
+                let media_type = media_type.unwrap_or_else(|| self.layer_media_type(layer.compression));
+                json!({"mediaType": media_type, "digest": layer.digest.to_string(), "size": layer.size})
             })
             .collect();
         let manifest = self.document(
@@ -631,6 +683,7 @@ impl BuiltImage {
                     diff_id: digest_of(&config["rootfs"]["diff_ids"][number])?,
                     size: layer["size"].as_u64().unwrap_or_default(),
                     compression: Compression::Gzip,
+                    media_type: None,
                 })
             })
             .collect::<io::Result<_>>()?;
@@ -660,6 +713,7 @@ pub struct BuiltLayer {
     /// The blob's size.
     pub size: u64,
     compression: Compression,
+    media_type: Option<String>,
 }
 
 impl BuiltLayer {
