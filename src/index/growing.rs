@@ -1,8 +1,8 @@
 //! An index while its layer is being scanned: entries come one by one, and can be asked for at any time.
 //!
 //! The rules of one layer are here. The last entry of a path wins; a directory keeps its children when it is declared
-//! again; parents that no entry declares are implied; symlinks made earlier in the layer are followed in the parents of
-//! a name; a hardlink is what its target is when the link is made.
+//! again, but not when it was something else in between; parents that no entry declares are implied; symlinks made
+//! earlier in the layer are followed in the parents of a name; a hardlink is what its target is when the link is made.
 
 #[cfg(test)]
 mod model;
@@ -16,7 +16,7 @@ use crate::range::ByteRange;
 use crate::stream::Checkpoint;
 
 use super::names::{self, MAX_HOPS, MAX_NAME, MAX_PATH, MAX_SYMLINK, NameFault, shown};
-use super::record::{self, IMPLIED, NONE, OPAQUE, Record, SPARSE, WHITEOUTS, pair};
+use super::record::{self, IMPLIED, NONE, OPAQUE, REPLACING, Record, SPARSE, WHITEOUTS, pair};
 use super::spans::{Mark, Marks, Span};
 use super::{Entries, Entry, EntryId, IndexError, Kind, Member};
 use records::Records;
@@ -205,6 +205,10 @@ impl GrowingIndex {
             return Err(Refusal::Hide);
         }
         let place = self.place(parents, name.len()).map_err(name_fault)?;
+        if whiteout && place.blocked {
+            // What it would hide does not exist, and what is there instead stays.
+            return Err(Refusal::Skip("it is a whiteout in what is no directory".to_owned()));
+        }
         let target = match kind {
             Kind::Hardlink => Some(self.link_target(&member.link)?),
             Kind::Symlink => {
@@ -214,19 +218,24 @@ impl GrowingIndex {
             _ => None,
         };
         let dir = self.make(place)?;
+        let mut replacing = false;
         if let Some(old) = self.records.find(dir, name) {
             if kind == Kind::Directory && self.records.get(old).is(Kind::Directory) {
                 self.declare(old, member)?;
                 return Ok(old);
             }
             self.replace(dir, name, old);
+            replacing = kind == Kind::Directory;
         }
         if names::is_opaque(name) {
             self.records.get_mut(dir).kind |= OPAQUE | WHITEOUTS;
         } else if whiteout {
             self.records.get_mut(dir).kind |= WHITEOUTS;
         }
-        let record = self.record_of(member, kind, whiteout, target.as_ref())?;
+        let mut record = self.record_of(member, kind, whiteout, target.as_ref())?;
+        if replacing {
+            record.kind |= REPLACING;
+        }
         let id = self.records.insert(dir, name, record)?;
         if let Some(target) = target.and_then(|target| target.entry) {
             self.records.get_mut(target).nlink += 1;
@@ -348,7 +357,8 @@ impl GrowingIndex {
     fn make(&mut self, place: Place) -> Result<u32, IndexError> {
         let mut dir = place.dir.0;
         for name in place.missing {
-            if let Some(old) = self.records.find(dir, &name) {
+            let old = self.records.find(dir, &name);
+            if let Some(old) = old {
                 self.replace(dir, &name, old);
             }
             self.implied += 1;
@@ -360,6 +370,9 @@ impl GrowingIndex {
             }
             let mut record = Record::implied(0, 0, 0);
             record.place = u64::from(NONE);
+            if old.is_some() {
+                record.kind |= REPLACING;
+            }
             dir = self.records.insert(dir, &name, record)?;
         }
         Ok(dir)

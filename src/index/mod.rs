@@ -127,6 +127,8 @@ pub struct Entry<'a> {
     pub whiteouts: bool,
     /// The directory has `.wh..wh..opq`.
     pub opaque: bool,
+    /// The directory took the place of something else that its layer had there before: nothing of lower layers is in it.
+    pub replacing: bool,
     /// The file has holes: [`Entry::pieces`] says where its stored bytes belong.
     pub sparse: bool,
     xattrs: &'a [u8],

@@ -19,8 +19,10 @@ pub(super) const IMPLIED: u8 = 1 << 3;
 pub(super) const WHITEOUTS: u8 = 1 << 4;
 /// The directory has an opaque whiteout.
 pub(super) const OPAQUE: u8 = 1 << 5;
-/// The file has holes; its pieces are in `extra`.
+/// Of a file: it has holes; its pieces are in `extra`.
 pub(super) const SPARSE: u8 = 1 << 6;
+/// Of a directory: it took the place of something else in its layer.
+pub(super) const REPLACING: u8 = 1 << 6;
 /// Its name is taken by a later entry, or lies below one that is.
 pub(super) const DEAD: u8 = 1 << 7;
 
@@ -88,6 +90,11 @@ impl Record {
         self.kind & flag != 0
     }
 
+    /// Whether it is a file with holes.
+    pub fn is_sparse(&self) -> bool {
+        self.is(Kind::File) && self.has(SPARSE)
+    }
+
     pub fn name<'a>(&self, pool: &'a [u8]) -> Option<&'a [u8]> {
         let start = usize::try_from(self.name).ok()?;
         pool.get(start..start.checked_add(usize::from(self.name_len))?)
@@ -122,7 +129,7 @@ impl Record {
         if !self.is(Kind::File) {
             return Some(ByteRange::new(0, 0));
         }
-        let len = if self.has(SPARSE) {
+        let len = if self.is_sparse() {
             Fields(self.extra(pool)?.pieces).u64()?
         } else {
             self.size
@@ -156,7 +163,8 @@ impl Record {
             implied: self.has(IMPLIED),
             whiteouts: self.has(WHITEOUTS),
             opaque: self.has(OPAQUE),
-            sparse: self.has(SPARSE),
+            replacing: kind == Kind::Directory && self.has(REPLACING),
+            sparse: self.is_sparse(),
             xattrs: extra.xattrs,
             pieces: extra.pieces,
         })

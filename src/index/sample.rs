@@ -75,6 +75,7 @@ pub(super) fn tree(index: &impl Entries) -> Vec<String> {
             ("implied", entry.implied),
             ("whiteouts", entry.whiteouts),
             ("opaque", entry.opaque),
+            ("replacing", entry.replacing),
         ] {
             if is {
                 line += &format!(" {flag}");
@@ -119,6 +120,7 @@ pub(super) fn shown(entry: &Entry<'_>) -> String {
         implied,
         whiteouts,
         opaque,
+        replacing,
         sparse,
         ..
     } = entry;
@@ -142,7 +144,7 @@ pub(super) fn shown(entry: &Entry<'_>) -> String {
     );
     format!(
         "{text} {numbers:?} {:?} {xattrs:?} {pieces:?}",
-        (target, nlink, implied, whiteouts, opaque, sparse)
+        (target, nlink, implied, whiteouts, opaque, replacing, sparse)
     )
 }
 

@@ -16,6 +16,25 @@ use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind};
 use crate::layer::Want;
 
+/// The start of a whiteout's name.
+const WHITEOUT: &[u8] = b".wh.";
+
+/// The start of names that belong to aufs, with all that is below them.
+const RESERVED: &[u8] = b".wh..wh.";
+
+/// Whether an entry of that name is never part of the merged view. Only the last name of a path makes a whiteout: of
+/// `.wh.a/b` the first is a directory like others, as all tools have it.
+pub(super) fn never_shown(name: &[u8], kind: Kind) -> bool {
+    name.starts_with(RESERVED) || name.starts_with(WHITEOUT) && kind != Kind::Directory
+}
+
+/// What a whiteout's name hides; none if it is no whiteout, or one that has no effect on other names.
+pub(super) fn hidden_by<'a>(whiteout: &Entry<'a>) -> Option<&'a [u8]> {
+    let name = whiteout.name.strip_prefix(WHITEOUT)?;
+    // A directory in the place of a whiteout was a whiteout before.
+    (!name.starts_with(WHITEOUT) && (whiteout.kind == Kind::File || whiteout.replacing)).then_some(name)
+}
+
 /// A merged directory.
 #[derive(Debug)]
 pub(super) struct Dir {
@@ -266,7 +285,11 @@ impl Tree {
                             return view.complete().then_some(Own::Nothing);
                         };
                         if entry.kind != Kind::Directory {
-                            return Some(Own::Leaf(entry.id, entry.kind));
+                            // A later entry may put a directory in the place of a whiteout.
+                            return match never_shown(entry.name, entry.kind) {
+                                true => view.complete().then_some(Own::Nothing),
+                                false => Some(Own::Leaf(entry.id, entry.kind)),
+                            };
                         }
                         // Below the base there is no symlink that its children could have been meant to follow, and
                         // nothing that could declare it: that it exists is certain, its attributes can wait.
@@ -301,14 +324,11 @@ impl Tree {
         self.with_grafted(dir, at, name, implied).await
     }
 
-    /// Whether the layer of `at` has a whiteout for `name` in `dir`.
+    /// Whether the layer of `at` hides `name` in `dir` from the layers below.
     pub(super) async fn hides(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<bool, TreeError> {
-        let whiteout: Box<[u8]> = [b".wh.", name].concat().into();
-        self.prove(dir, at, move |entries, directory| {
-            let whiteout = entries.child(directory, &whiteout).and_then(|id| entries.entry(id));
-            whiteout.is_some_and(|whiteout| whiteout.kind == Kind::File)
-        })
-        .await
+        let name: Box<[u8]> = name.into();
+        self.prove(dir, at, move |entries, directory| hides(entries, directory, &name))
+            .await
     }
 
     /// Whether `at` hides all children that lower layers have in `dir`.
@@ -347,15 +367,28 @@ impl Tree {
     }
 }
 
+/// Whether a layer hides what lower layers have under `name` in its directory `directory`: by a whiteout, or because
+/// something else was there in the layer before the directory that it has there now.
+pub(super) fn hides(entries: &dyn Entries, directory: EntryId, name: &[u8]) -> bool {
+    let child = |name: &[u8]| entries.child(directory, name).and_then(|id| entries.entry(id));
+    if child(name).is_some_and(|entry| entry.replacing) {
+        return true;
+    }
+    child(&[WHITEOUT, name].concat()).is_some_and(|whiteout| hidden_by(&whiteout).is_some())
+}
+
 /// Whether a directory of a layer exists because of that layer: it is declared, or anything but whiteouts is in it.
 pub(super) fn solid(entries: &dyn Entries, directory: &Entry<'_>) -> bool {
     let mut todo = vec![directory.id];
     let counts = |entry: &Entry<'_>, todo: &mut Vec<EntryId>| {
+        if never_shown(entry.name, entry.kind) {
+            return false;
+        }
         let way = entry.kind == Kind::Directory && entry.implied;
-        if way && !entry.name.starts_with(b".wh.") {
+        if way {
             todo.push(entry.id);
         }
-        !way && !entry.name.starts_with(b".wh.")
+        !way
     };
     if !directory.implied {
         return true;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::contribution::{Child, Contribution, Dir, solid};
+use super::contribution::{Child, Contribution, Dir, hides, never_shown, solid};
 use super::lookup::Found;
 use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex};
@@ -130,6 +130,9 @@ impl Tree {
             visible: true,
         };
         for entry in grafts.found(&join(&dir.path, name)) {
+            if never_shown(entry.name, entry.kind) {
+                continue;
+            }
             if entry.kind != Kind::Directory {
                 let target = self.follow(at.layer, entry.id, entry.kind).await?;
                 if let Some(target) = target.filter(|_| leaf.is_none_or(|(other, _)| entry.id > other)) {
@@ -185,7 +188,7 @@ impl Tree {
                 let place = match id {
                     EntryId::ROOT => Some(Dir::root(number)),
                     _ => match lower.get(&entry.parent) {
-                        Some(Some(parent)) if !hides(&index, &entry) => {
+                        Some(Some(parent)) if !hides_lower(&index, &entry) => {
                             let parent = parent.clone();
                             match self.resolve(&parent, entry.name).await? {
                                 Some(Found::Directory(dir)) => Some(dir),
@@ -282,12 +285,9 @@ pub(super) fn reachable(entries: &dyn Entries, id: EntryId) -> bool {
 }
 
 /// Whether the layer itself hides what lower layers have at the place of `entry`, in a directory that it does not hide.
-fn hides(index: &LayerIndex, entry: &Entry<'_>) -> bool {
+fn hides_lower(index: &LayerIndex, entry: &Entry<'_>) -> bool {
     let opaque = index.entry(entry.parent).is_some_and(|parent| parent.opaque);
-    let whiteout = index
-        .child(entry.parent, &[b".wh.", entry.name].concat())
-        .and_then(|id| index.entry(id));
-    opaque || whiteout.is_some_and(|whiteout| whiteout.kind == Kind::File)
+    opaque || hides(index, entry.parent, entry.name)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use futures_util::future::{join_all, select};
 use lru::LruCache;
 
-use super::contribution::{Contribution, Dir};
+use super::contribution::{Contribution, Dir, hidden_by, never_shown};
 use super::lookup::Found;
 use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, EntryId, Kind};
@@ -215,10 +215,8 @@ impl Tree {
         let mut names = Vec::new();
         for directory in own.into_iter().chain(grafted) {
             for child in index.children(directory).into_iter().filter_map(|id| index.entry(id)) {
-                if let Some(name) = child.name.strip_prefix(b".wh.") {
-                    if child.kind == Kind::File && !name.starts_with(b".wh.") {
-                        hidden.push(name.into());
-                    }
+                hidden.extend(hidden_by(&child).map(Box::from));
+                if never_shown(child.name, child.kind) {
                     continue;
                 }
                 let plain = match child.kind {

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::contribution::{Child, Dir};
+use super::contribution::{Child, Dir, never_shown};
 use super::{Attr, Ino, Tree, TreeError};
 use crate::index::{EntryId, Kind};
 use crate::layer::{View, Want};
@@ -77,7 +77,7 @@ impl Tree {
         name: &'a [u8],
     ) -> BoxFuture<'a, Result<Option<Found>, TreeError>> {
         async move {
-            if name.starts_with(b".wh.") {
+            if never_shown(name, Kind::Directory) {
                 return Ok(None);
             }
             // The topmost directory of that name, as long as only its children say that it is one.

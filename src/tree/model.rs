@@ -55,10 +55,13 @@ struct Own {
 struct OwnNode {
     line: usize,
     is: OwnIs,
+    /// It is a directory where the layer had something else before.
+    replacing: bool,
 }
 
 #[derive(Debug, Clone)]
 enum OwnIs {
+    /// With the line that declares it.
     Directory(Option<usize>),
     Leaf(usize),
     /// A hard link to a path in lower layers.
@@ -136,11 +139,7 @@ impl Model {
     /// The tree of one tar.
     fn unpack(&mut self, layer: usize, lines: &[Line]) -> Own {
         let mut own = Own::default();
-        let root = OwnNode {
-            line: 0,
-            is: OwnIs::Directory(None),
-        };
-        own.nodes.insert(Path::new(), root);
+        own.nodes.insert(Path::new(), OwnNode::new(0, OwnIs::Directory(None)));
         for (line, Line { path, what }) in lines.iter().enumerate() {
             let path = clean(path);
             let Some((name, parents)) = path.split_last() else {
@@ -154,6 +153,10 @@ impl Model {
             let Some(parents) = follow(parents, true, |path| self.own_symlink(&own, path)) else {
                 continue;
             };
+            let in_the_way = |len: usize| own.nodes.contains_key(&parents[..len]) && !own.is_directory(&parents[..len]);
+            if whiteout && (1..=parents.len()).any(in_the_way) {
+                continue;
+            }
             let is = match what {
                 What::Directory => OwnIs::Directory(Some(line)),
                 What::Hardlink(to) => match self.own_target(&own, to) {
@@ -173,9 +176,10 @@ impl Model {
             for len in 1..=parents.len() {
                 let parent = parents[..len].to_vec();
                 if !own.is_directory(&parent) {
-                    self.replaced |= own.remove(&parent);
+                    let replacing = own.remove(&parent);
+                    self.replaced |= replacing;
                     let is = OwnIs::Directory(None);
-                    own.nodes.insert(parent, OwnNode { line, is });
+                    own.nodes.insert(parent, OwnNode { line, is, replacing });
                 }
             }
             let path = [parents, vec![name.clone()]].concat();
@@ -183,8 +187,10 @@ impl Model {
                 self.replaced |= own.declare(&path, line);
                 continue;
             }
-            self.replaced |= own.remove(&path);
-            own.nodes.insert(path, OwnNode { line, is });
+            let removed = own.remove(&path);
+            self.replaced |= removed;
+            let replacing = removed && matches!(is, OwnIs::Directory(_));
+            own.nodes.insert(path, OwnNode { line, is, replacing });
         }
         let names: Vec<usize> = own.nodes.values().filter_map(OwnNode::leaf).collect();
         for inode in names {
@@ -245,10 +251,15 @@ impl Model {
 
         // What it removes, it removes of what was there before.
         for (path, node) in &own.nodes {
-            let (Some((name, parents)), OwnIs::Leaf(_)) = (path.split_last(), &node.is) else {
+            let Some((name, parents)) = path.split_last() else {
                 continue;
             };
-            let (Some(name), Some(place)) = (name.strip_prefix(".wh."), places.get(parents)) else {
+            let Some(place) = places.get(parents) else { continue };
+            if node.replacing {
+                let gone = [place.clone(), vec![name.clone()]].concat();
+                result.retain(|path, _| *path != gone && !under(path, &gone));
+            }
+            let Some(name) = name.strip_prefix(".wh.").filter(|_| node.is_or_was_leaf()) else {
                 continue;
             };
             if name == ".wh..opq" {
@@ -261,8 +272,7 @@ impl Model {
 
         let mut taken: BTreeMap<Path, bool> = BTreeMap::new();
         for (path, node) in &own.nodes {
-            // Nothing of that name is shown, nor what is in it.
-            let marked = path.iter().any(|name| name.starts_with(".wh."));
+            let marked = never_shown(path, matches!(node.is, OwnIs::Directory(_)));
             match &node.is {
                 OwnIs::Directory(_) if marked => {}
                 OwnIs::Directory(declared) => {
@@ -440,8 +450,7 @@ impl Own {
     fn has_more_than_whiteouts(&self, path: &Path) -> bool {
         let mut below = self.nodes.iter().filter(|(other, _)| under(other, path));
         below.any(|(other, node)| {
-            let marked = other[path.len()..].iter().any(|name| name.starts_with(".wh."));
-            !marked && !matches!(node.is, OwnIs::Directory(None))
+            !never_shown(&other[path.len()..], false) && !matches!(node.is, OwnIs::Directory(None))
         })
     }
 
@@ -450,13 +459,30 @@ impl Own {
         (1..=path.len()).any(|len| {
             let (parents, name) = (&path[..len - 1], &path[len - 1]);
             let marker = |name: String| [parents, &[name]].concat();
-            let file = |path: Path| self.nodes.contains_key(&path) && !self.is_directory(&path);
-            file(marker(format!(".wh.{name}"))) || file(marker(".wh..wh..opq".into()))
+            let file = |path: Path| self.nodes.get(&path).is_some_and(OwnNode::is_or_was_leaf);
+            let whiteout = !name.starts_with(".wh.") && file(marker(format!(".wh.{name}")));
+            let replacing = self.nodes.get(&path[..len]).is_some_and(|node| node.replacing);
+            whiteout || replacing || file(marker(".wh..wh..opq".into()))
         })
     }
 }
 
+/// Whether the rules keep a path out of the merged view: a whiteout, or anything that is aufs's or below it.
+fn never_shown(path: &[String], directory: bool) -> bool {
+    let last = path.last().is_some_and(|name| name.starts_with(".wh."));
+    path.iter().any(|name| name.starts_with(".wh..wh.")) || last && !directory
+}
+
 impl OwnNode {
+    fn new(line: usize, is: OwnIs) -> OwnNode {
+        let replacing = false;
+        OwnNode { line, is, replacing }
+    }
+
+    fn is_or_was_leaf(&self) -> bool {
+        self.replacing || !matches!(self.is, OwnIs::Directory(_))
+    }
+
     fn leaf(&self) -> Option<usize> {
         match self.is {
             OwnIs::Leaf(inode) => Some(inode),

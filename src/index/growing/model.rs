@@ -18,6 +18,7 @@ enum Node {
         mode: Option<u16>,
         whiteouts: bool,
         opaque: bool,
+        replacing: bool,
     },
     /// A name of the inode of that number; `Some` with the path that a hardlink was made with.
     Inode(usize, Option<(Path, u16)>),
@@ -61,6 +62,7 @@ impl Model {
             mode: None,
             whiteouts: false,
             opaque: false,
+            replacing: false,
         };
         Model {
             nodes: [(Path::new(), root)].into(),
@@ -114,11 +116,16 @@ impl Model {
         let whiteout = last.starts_with(".wh.");
         let kind = if whiteout { Kind::File } else { kind };
         let Some(parent) = self.follow(&path) else { return };
+        let in_the_way = |len: usize| self.nodes.contains_key(&parent[..len]) && !self.is_directory(&parent[..len]);
+        if whiteout && (1..=parent.len()).any(in_the_way) {
+            return;
+        }
         let mut node = match kind {
             Kind::Directory => Node::Directory {
                 mode: Some(mode),
                 whiteouts: false,
                 opaque: false,
+                replacing: false,
             },
             Kind::Hardlink => match self.link(link, mode) {
                 Some(node) => node,
@@ -137,14 +144,13 @@ impl Model {
         };
         for len in 1..=parent.len() {
             if !self.is_directory(&parent[..len]) {
-                self.nodes.insert(
-                    parent[..len].to_vec(),
-                    Node::Directory {
-                        mode: None,
-                        whiteouts: false,
-                        opaque: false,
-                    },
-                );
+                let implied = Node::Directory {
+                    mode: None,
+                    whiteouts: false,
+                    opaque: false,
+                    replacing: self.nodes.contains_key(&parent[..len]),
+                };
+                self.nodes.insert(parent[..len].to_vec(), implied);
             }
         }
         if let Some(Node::Directory { whiteouts, opaque, .. }) = self.nodes.get_mut(&parent) {
@@ -154,16 +160,27 @@ impl Model {
         let path = [parent, vec![last]].concat();
         match (&mut node, self.nodes.get(&path)) {
             (
-                Node::Directory { whiteouts, opaque, .. },
+                Node::Directory {
+                    whiteouts,
+                    opaque,
+                    replacing,
+                    ..
+                },
                 Some(Node::Directory {
                     whiteouts: w,
                     opaque: o,
+                    replacing: r,
                     ..
                 }),
             ) => {
-                (*whiteouts, *opaque) = (*w, *o);
+                (*whiteouts, *opaque, *replacing) = (*w, *o, *r);
             }
-            _ => self.nodes.retain(|other, _| !other.starts_with(&path)),
+            (new, old) => {
+                if let (Node::Directory { replacing, .. }, Some(_)) = (new, old) {
+                    *replacing = true;
+                }
+                self.nodes.retain(|other, _| !other.starts_with(&path));
+            }
         }
         self.nodes.insert(path, node);
     }
@@ -206,12 +223,14 @@ impl Model {
                     mode,
                     whiteouts,
                     opaque,
+                    replacing,
                 } => {
                     let implied = if mode.is_none() { " implied" } else { "" };
                     let whiteouts = if *whiteouts { " whiteouts" } else { "" };
                     let opaque = if *opaque { " opaque" } else { "" };
+                    let replacing = if *replacing { " replacing" } else { "" };
                     let mode = mode.map_or(String::new(), |mode| format!(" {mode}"));
-                    format!("d {path}{implied}{whiteouts}{opaque}{mode}")
+                    format!("d {path}{implied}{whiteouts}{opaque}{replacing}{mode}")
                 }
                 Node::Lower(link, mode) => format!("h {path} => {} {mode}", link.join("/")),
                 Node::Inode(i, Some((link, mode))) => {

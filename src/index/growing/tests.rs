@@ -42,12 +42,17 @@ layers! {
         f a" => ["f a 2"];
     a_directory_takes_the_place_of_a_file: "f a
         d a
-        f a/b" => ["d a 2", "f a/b 3"];
+        f a/b" => ["d a replacing 2", "f a/b 3"];
     a_file_as_parent_is_replaced: "f a
-        f a/b" => ["d a implied", "f a/b 2"];
+        f a/b" => ["d a implied replacing", "f a/b 2"];
+    a_whiteout_in_what_is_no_directory_is_left_out: "f a
+        f a/.wh.b" => ["f a 1"] "'a/.wh.b' is left out: it is a whiteout in what is no directory";
+    a_directory_stays_a_replacement_when_declared_again: "f a
+        f a/b
+        d a" => ["d a replacing 3", "f a/b 2"];
     a_replaced_directory_does_not_bring_its_children_back: "f a/b
         f a
-        d a" => ["d a 3"];
+        d a" => ["d a replacing 3"];
     names_are_normalised: "f ../x
         f a/../../y
         d //a//./b/" => ["d a implied", "d a/b 3", "f x 1", "f y 2"];
@@ -68,7 +73,7 @@ layers! {
     a_directory_entry_replaces_a_symlink: "l lib usr/lib
         f lib/x
         d lib
-        f lib/y" => ["d lib 3", "f lib/y 4", "d usr implied", "d usr/lib implied", "f usr/lib/x 2"];
+        f lib/y" => ["d lib replacing 3", "f lib/y 4", "d usr implied", "d usr/lib implied", "f usr/lib/x 2"];
     a_last_component_is_not_followed: "d d
         l s d
         f s" => ["d d 1", "f s 3"];

@@ -67,7 +67,16 @@ cases! {
         => ["a: f 0.0"];
     aufs_leftovers_have_no_effect: ["f a\nf .a\nf b", "f .wh.\nf .wh..\nf .wh...\nf .wh..wh.plnk\nf .wh..wh.aufs"]
         => [".a: f 0.1", "a: f 0.0", "b: f 0.2"];
-    only_the_last_name_is_a_whiteout: ["f a", "f .wh.a/x"] => ["a: f 0.0"];
+    only_the_last_name_is_a_whiteout: ["f a", "f .wh.a/x\nf .wh.b/.wh.x"] => [".wh.a: d -", ".wh.a/x: f 1.0", "a: f 0.0"];
+    a_whiteout_that_became_a_directory_was_one: ["f a\nf b", "f .wh.a\nf .wh.a/x"]
+        => [".wh.a: d -", ".wh.a/x: f 1.1", "b: f 0.1"], 1: [".wh.a: d -", ".wh.a/x: f 1.1"];
+    a_directory_of_aufs_has_no_effect: ["f a", "d .wh..wh.plnk\nf .wh..wh.plnk/1.2\nh b .wh..wh.plnk/1.2"]
+        => ["a: f 0.0", "b: f 1.1 x2"];
+    a_directory_that_was_a_file_before_has_no_lower_children: ["d a\nf a/x\nd b\nf b/x", "f a\nd a\nf b\nf b/y"]
+        => ["a: d 1.1", "b: d -", "b/y: f 1.3"];
+    a_symlink_that_became_a_directory_is_not_followed: ["d c\nl a c\nd b", "l a b\nd a\nf a/x"]
+        => ["a: d 1.1", "a/x: f 1.2", "b: d 0.2", "c: d 0.0"];
+    a_whiteout_in_a_file_of_its_layer_leaves_that_alone: ["d a\nf a/x", "f a\nf a/.wh.x"] => ["a: f 1.0"], 1: ["a: f 1.0"];
     the_last_of_one_layer_wins: ["f a\nf a\nd b\nf b/x\nd b\nf c/x\nf c"]
         => ["a: f 0.1", "b: d 0.4", "b/x: f 0.3", "c: f 0.6"];
     odd_names: ["f ./a\nf /b\nf c//d\nf ../e\nf f/../../g\nd h/"]
