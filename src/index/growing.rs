@@ -215,6 +215,10 @@ impl GrowingIndex {
                 check_symlink(&member.link)?;
                 None
             }
+            Kind::CharDevice | Kind::BlockDevice => {
+                check_device(member.major, member.minor)?;
+                None
+            }
             _ => None,
         };
         let dir = self.make(place)?;
@@ -469,6 +473,15 @@ fn check_symlink(link: &[u8]) -> Result<(), Refusal> {
         _ => return Ok(()),
     };
     Err(Refusal::Skip(format!("the target of the symlink {fault}")))
+}
+
+/// Linux has 12 bits for a device's major number and 20 for its minor one.
+fn check_device(major: u32, minor: u32) -> Result<(), Refusal> {
+    if major < 1 << 12 && minor < 1 << 20 {
+        Ok(())
+    } else {
+        Err(Refusal::Skip(format!("{major}:{minor} is no device of Linux")))
+    }
 }
 
 impl Entries for GrowingIndex {

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::contribution::{Child, Contribution, Dir, hides, never_shown, solid};
-use super::lookup::Found;
+use super::lookup::{Found, Moment};
 use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex};
 
@@ -222,7 +222,11 @@ impl Tree {
         entry: &Entry<'_>,
         found: &mut Grafts,
     ) -> Result<Option<Arc<Dir>>, TreeError> {
-        let target = self.walk(number, &join(&parent.path, entry.name), true).await?;
+        let moment = Moment {
+            layer: number,
+            entry: entry.id,
+        };
+        let target = self.walk(moment, &join(&parent.path, entry.name), true).await?;
         if target.looped {
             let name = entry.name.escape_ascii();
             tracing::warn!("layer {number}: what is in '{name}' is left out: it is a loop of symlinks");

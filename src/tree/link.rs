@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::graft::reachable;
-use super::lookup::{Found, Walked};
+use super::lookup::{Found, Moment, Walked, at_path};
 use super::{Tree, TreeError};
 use crate::index::{Entries, EntryId, Kind, LayerIndex};
 
@@ -36,8 +36,8 @@ impl Tree {
                 Some(_) => return Ok(Some((layer, entry))),
             };
             let walked = {
-                let path = path.clone();
-                let walk = move |tree: Arc<Tree>| async move { tree.walk_boxed(layer, path).await };
+                let (path, moment) = (path.clone(), Moment { layer, entry });
+                let walk = move |tree: Arc<Tree>| async move { tree.walk_boxed(moment, path).await };
                 self.apart(walk).await?
             };
             // Where symlinks of lower layers lead, this layer may have put something before it made the link.
@@ -54,8 +54,8 @@ impl Tree {
     }
 
     /// [`Tree::walk`] to what a hard link names.
-    fn walk_boxed(&self, top: usize, path: Vec<u8>) -> BoxFuture<'_, Result<Walked, TreeError>> {
-        async move { self.walk(top, &path, false).await }.boxed()
+    fn walk_boxed(&self, moment: Moment, path: Vec<u8>) -> BoxFuture<'_, Result<Walked, TreeError>> {
+        async move { self.walk(moment, &path, false).await }.boxed()
     }
 
     /// How many names layers above give to each file of a layer, if all layers are complete and that was counted.
@@ -96,10 +96,4 @@ fn links_to_lower_layers(index: &LayerIndex) -> Vec<EntryId> {
         entry.is_some_and(|entry| entry.kind == Kind::Hardlink && entry.target.is_none() && reachable(index, *id))
     };
     (0..index.len()).map(EntryId).filter(is_one).collect()
-}
-
-/// The entry that a layer's tar has at `path`.
-fn at_path(entries: &dyn Entries, path: &[u8]) -> Option<EntryId> {
-    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
-    names.try_fold(EntryId::ROOT, |entry, name| entries.child(entry, name))
 }

@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::contribution::{Child, Dir, never_shown};
 use super::{Attr, Ino, Tree, TreeError};
-use crate::index::{EntryId, Kind};
+use crate::index::{Entries, EntryId, Kind};
 use crate::layer::{View, Want};
 
 /// Compressed bytes of a layer in which an answer is looked for before the layer below is scanned as well. Small
@@ -115,69 +115,57 @@ impl Tree {
         .boxed()
     }
 
-    /// What `path` in the image of the layers below `top` is, symlinks in its parent part followed inside the root.
-    pub(super) async fn walk(&self, top: usize, path: &[u8], follow_last: bool) -> Result<Walked, TreeError> {
-        let root = Dir::root(top);
-        let mut dirs = vec![root];
+    /// What `path` is at the moment at which a layer's entry is extracted, symlinks in its parent part followed inside the
+    /// root.
+    pub(super) async fn walk(&self, moment: Moment, path: &[u8], follow_last: bool) -> Result<Walked, TreeError> {
+        let root = Dir::root(moment.layer);
+        let mut way: Vec<(Vec<u8>, Option<Found>)> = Vec::new();
         let mut todo: Vec<Vec<u8>> = split(path);
         todo.reverse();
-        let mut missing: Vec<Vec<u8>> = Vec::new();
-        let mut leaf = None;
         let mut hops = 0;
         let mut looped = false;
         while let Some(name) = todo.pop() {
             if name == b".." {
-                // As a name that does not exist, one that is no directory is left by `..` as if it were one.
-                if missing.pop().is_none() && dirs.len() > 1 {
-                    dirs.pop();
-                } else if missing.is_empty() {
-                    leaf = None;
-                }
+                // What is no directory, or does not exist, is left by `..` as if it were one.
+                way.pop();
                 continue;
             }
-            if !missing.is_empty() || leaf.is_some() {
-                missing.push(name);
-                continue;
-            }
-            let Some(dir) = dirs.last().cloned() else { break };
-            match self.resolve(&dir, &name).await? {
-                None => missing.push(name),
-                Some(Found::Directory(dir)) => dirs.push(dir),
-                Some(Found::Leaf(layer, entry)) => {
-                    let target = match todo.is_empty() && !follow_last {
-                        true => None,
-                        false => self.symlink_target(layer, entry)?,
-                    };
-                    match target {
-                        Some(target) if hops < MOST_SYMLINKS => {
-                            hops += 1;
-                            if target.starts_with(b"/") {
-                                dirs.truncate(1);
-                            }
-                            todo.extend(split(&target).into_iter().rev());
-                        }
-                        target => {
-                            looped |= target.is_some();
-                            leaf = Some((layer, entry));
-                            missing.push(name);
-                        }
+            let lower = match way.last() {
+                None => self.resolve(&root, &name).await?,
+                Some((_, Some(Found::Directory(dir)))) => self.resolve(dir, &name).await?,
+                Some(_) => None,
+            };
+            let here = path_of(way.iter().map(|(name, _)| name).chain([&name]));
+            let own = self.layers[moment.layer].glance(|view| Earlier::at(view.entries(), &here, moment.entry))?;
+            let target = match (&own, &lower) {
+                _ if todo.is_empty() && !follow_last => None,
+                (Some(Earlier::Symlink(target)), _) => Some(target.clone()),
+                (None, Some(Found::Leaf(layer, entry))) => self.symlink_target(*layer, *entry)?,
+                _ => None,
+            };
+            if let Some(target) = target {
+                if hops < MOST_SYMLINKS {
+                    hops += 1;
+                    if target.starts_with(b"/") {
+                        way.clear();
                     }
+                    todo.extend(split(&target).into_iter().rev());
+                    continue;
                 }
+                looped = true;
             }
+            let found = match (own, lower) {
+                (None, lower) => lower,
+                (Some(Earlier::Directory), Some(Found::Directory(dir))) => Some(Found::Directory(dir)),
+                (Some(_), _) => None,
+            };
+            way.push((name, found));
         }
-        let mut whole: Vec<u8> = dirs.last().map(|dir| dir.path.to_vec()).unwrap_or_default();
-        for name in &missing {
-            if !whole.is_empty() {
-                whole.push(b'/');
-            }
-            whole.extend_from_slice(name);
-        }
-        let found = match (leaf, missing.len()) {
-            (Some((layer, entry)), 1) => Some(Found::Leaf(layer, entry)),
-            (None, 0) => dirs.pop().map(Found::Directory),
-            _ => None,
+        let path = path_of(way.iter().map(|(name, _)| name));
+        let found = match way.pop() {
+            Some((_, found)) => found,
+            None => Some(Found::Directory(root)),
         };
-        let path = whole;
         Ok(Walked { path, found, looped })
     }
 
@@ -239,6 +227,45 @@ impl Tree {
             _ => Ok(None),
         }
     }
+}
+
+/// The moment at which an entry of a layer is extracted: over the result of the layers below, and over what came before
+/// the entry in its own layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub layer: usize,
+    pub entry: EntryId,
+}
+
+/// What a layer itself has put somewhere by then.
+enum Earlier {
+    Symlink(Vec<u8>),
+    Directory,
+    Other,
+}
+
+impl Earlier {
+    /// What the entry at `path` of a layer's tar is, if it came before the entry `before`. A directory that none declares
+    /// is nothing: whether there is one depends on what the layers below have.
+    fn at(entries: &dyn Entries, path: &[u8], before: EntryId) -> Option<Earlier> {
+        let entry = entries.entry(at_path(entries, path).filter(|entry| *entry < before)?)?;
+        match entry.kind {
+            Kind::Directory => (!entry.implied).then_some(Earlier::Directory),
+            Kind::Symlink => Some(Earlier::Symlink(entry.link.to_vec())),
+            _ => Some(Earlier::Other),
+        }
+    }
+}
+
+/// The entry that a layer's tar has at `path`.
+pub(super) fn at_path(entries: &dyn Entries, path: &[u8]) -> Option<EntryId> {
+    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    names.try_fold(EntryId::ROOT, |entry, name| entries.child(entry, name))
+}
+
+/// Names with slashes between them.
+fn path_of<'a>(names: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
+    names.map(Vec::as_slice).collect::<Vec<_>>().join(&b'/')
 }
 
 /// Where a path leads.

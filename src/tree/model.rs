@@ -223,6 +223,18 @@ impl Model {
         }
     }
 
+    /// Where the symlink at `path` points, if there is one when the lines of the layer before `line` are extracted.
+    fn symlink_then(&self, own: &Own, lower: &BTreeMap<Path, Node>, line: usize, path: &Path) -> Option<String> {
+        match own.nodes.get(path).filter(|node| node.line < line) {
+            None => self.merged_symlink(lower, path),
+            Some(node) => match node.is {
+                OwnIs::Leaf(inode) => self.symlink(inode).filter(|_| self.inodes[inode].tag.1 == node.line),
+                OwnIs::Directory(None) => self.merged_symlink(lower, path),
+                OwnIs::Directory(_) | OwnIs::Link(_) => None,
+            },
+        }
+    }
+
     /// What a hard link to `to` is in its own layer; None if it is left out.
     fn own_target(&self, own: &Own, to: &str) -> Option<OwnIs> {
         let to = clean(to);
@@ -328,7 +340,7 @@ impl Model {
             let symlink = self.merged_symlink(lower, &here).is_some();
             if declared.is_some() || !symlink || own.removes(path) {
                 places.insert(path.clone(), here);
-            } else if let Some(target) = follow(&here, true, |path| self.merged_symlink(lower, path)) {
+            } else if let Some(target) = follow(&here, true, |path| self.symlink_then(own, lower, node.line, path)) {
                 places.insert(path.clone(), target);
             }
         }
@@ -344,7 +356,7 @@ impl Model {
         line: usize,
         to: &Path,
     ) -> Option<usize> {
-        let path = follow(to, false, |path| self.merged_symlink(lower, path))?;
+        let path = follow(to, false, |path| self.symlink_then(own, lower, line, path))?;
         // The path itself may pass through files.
         let passable = (1..path.len()).all(|len| matches!(lower.get(&path[..len]), Some(Node::Directory(_))));
         for (other, node) in own.nodes.iter().filter(|(_, node)| node.line < line) {

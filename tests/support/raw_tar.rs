@@ -1,5 +1,7 @@
 //! Tars written header by header, for what no library writes.
 
+use field::{GID, MODE, MTIME, SIZE, UID};
+
 /// The unit of everything in a tar.
 const BLOCK: usize = 512;
 
@@ -19,11 +21,9 @@ impl RawTar {
         let mut block = [0; BLOCK];
         let here = name.len().min(100);
         block[..here].copy_from_slice(&name[..here]);
-        block[100..107].copy_from_slice(b"0000644");
-        block[108..115].copy_from_slice(b"0000000");
-        block[116..123].copy_from_slice(b"0000000");
-        block[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
-        block[136..147].copy_from_slice(b"00000000000");
+        for (field, number) in [(MODE, 0o644), (UID, 0), (GID, 0), (SIZE, data.len() as u64), (MTIME, 0)] {
+            octal(&mut block, field, number);
+        }
         block[156] = flag;
         block[257..265].copy_from_slice(b"ustar\x0000");
         change(&mut block);
@@ -46,7 +46,7 @@ impl RawTar {
 
     /// Adds a directory, 0755.
     pub fn dir(self, name: impl AsRef<[u8]>) -> RawTar {
-        self.with(b'5', name, b"", |block| block[100..107].copy_from_slice(b"0000755"))
+        self.with(b'5', name, b"", |block| octal(block, MODE, 0o755))
     }
 
     /// Adds a link: type `1` is hard, `2` symbolic.
@@ -106,14 +106,38 @@ impl RawTar {
     }
 }
 
+/// The fields of a header by their names in POSIX: where each begins, and its length.
+pub mod field {
+    /// Permission bits.
+    pub const MODE: (usize, usize) = (100, 8);
+    /// Owner.
+    pub const UID: (usize, usize) = (108, 8);
+    /// Group.
+    pub const GID: (usize, usize) = (116, 8);
+    /// Bytes of data.
+    pub const SIZE: (usize, usize) = (124, 12);
+    /// Seconds since the epoch.
+    pub const MTIME: (usize, usize) = (136, 12);
+    /// Of a device.
+    pub const DEVMAJOR: (usize, usize) = (329, 8);
+    /// Of a device.
+    pub const DEVMINOR: (usize, usize) = (337, 8);
+}
+
+/// Writes a number into a field in octal.
+pub fn octal(block: &mut [u8], (at, len): (usize, usize), number: u64) {
+    let width = len - 1;
+    block[at..at + width].copy_from_slice(format!("{number:0width$o}").as_bytes());
+}
+
+/// Writes a number into a field in the base-256 form of GNU.
+pub fn binary(block: &mut [u8], (at, len): (usize, usize), number: i128) {
+    let bytes = &number.to_be_bytes()[16 - len..];
+    block[at..at + len].copy_from_slice(bytes);
+    block[at] |= 0x80;
+}
+
 /// Changes a header's magic to GNU's.
 pub fn gnu(block: &mut [u8]) {
     block[257..265].copy_from_slice(b"ustar  \0");
-}
-
-/// A number in the base-256 form of GNU, `len` bytes long.
-pub fn base256(number: i128, len: usize) -> Vec<u8> {
-    let mut bytes = number.to_be_bytes()[16 - len..].to_vec();
-    bytes[0] |= 0x80;
-    bytes
 }

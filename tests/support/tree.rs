@@ -1,6 +1,6 @@
 //! A directory with everything that can differ in it, to compare with another.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -10,6 +10,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use peelfs::digest::Digest;
+
+/// Files up to this size are compared, and shown, by their bytes; larger ones by a digest.
+const SMALL: u64 = 100;
 
 /// All paths below a directory, the directory itself as `.`, each with its attributes by name.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,15 +62,21 @@ impl Tree {
             }
             tree.insert(name, attributes);
         }
-        for mut names in inodes.into_values().filter(|names| names.len() > 1) {
+        let mut tree = Tree(tree);
+        tree.link(inodes.into_values());
+        tree
+    }
+
+    /// Notes with each path of a group, if there are several, the first of them.
+    fn link(&mut self, groups: impl Iterator<Item = Vec<Vec<u8>>>) {
+        for mut names in groups.filter(|names| names.len() > 1) {
             names.sort();
             for name in &names {
-                if let Some(attributes) = tree.get_mut(name) {
+                if let Some(attributes) = self.0.get_mut(name) {
                     attributes.insert("link", shown(&names[0]));
                 }
             }
         }
-        Tree(tree)
     }
 
     /// How many paths there are.
@@ -78,6 +87,14 @@ impl Tree {
     /// Without the paths that `drop` picks.
     pub fn without(mut self, drop: impl Fn(&[u8]) -> bool) -> Tree {
         self.0.retain(|path, _| !drop(path));
+        // A group may have lost names.
+        let mut groups: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
+        for (path, attributes) in &mut self.0 {
+            if let Some(first) = attributes.remove("link") {
+                groups.entry(first).or_default().push(path.clone());
+            }
+        }
+        self.link(groups.into_values());
         self
     }
 
@@ -92,6 +109,31 @@ impl Tree {
             attributes.retain(|other, _| *other != name);
         }
         self
+    }
+
+    /// All paths.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.keys().map(Vec::as_slice)
+    }
+
+    /// A line for each path but the root, in their order: the path, then a letter for what it is, as `ls` has it, then
+    /// what is not usual: a mode other than 0644 (directories: 0755), an owner other than 0:0, a time other than the
+    /// epoch; then the content (`=`), the size of a large file, a symlink's target, a device's numbers, the extended
+    /// attributes, and the first name of the same inode.
+    pub fn lines(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .filter(|(path, _)| *path != b".")
+            .map(|(path, attributes)| format!("{} {}", shown(path).replace(' ', "\\x20"), line(path, attributes)))
+            .collect()
+    }
+
+    /// The directories whose time is the epoch, as that of directories that no entry declares.
+    pub fn undated_directories(&self) -> HashSet<Vec<u8>> {
+        let is_one =
+            |attributes: &Attributes| attributes["type"] == "directory" && attributes["mtime"] == "0.000000000";
+        let ones = self.0.iter().filter(|(_, attributes)| is_one(attributes));
+        ones.map(|(path, _)| path.clone()).collect()
     }
 
     /// Panics with what differs, and where.
@@ -140,6 +182,45 @@ impl Tree {
     }
 }
 
+/// What [`Tree::lines`] says behind a path.
+fn line(path: &[u8], attributes: &Attributes) -> String {
+    let get = |name: &str| attributes.get(name).map_or("", String::as_str);
+    let kind = match get("type") {
+        "file" => "f",
+        "directory" => "d",
+        "symlink" => "l",
+        "fifo" => "p",
+        "character device" => "c",
+        "block device" => "b",
+        other => other,
+    };
+    let mut line = kind.to_string();
+    let usual = if kind == "d" { "0755" } else { "0644" };
+    for (name, usual) in [("mode", usual), ("owner", "0:0")] {
+        if !["", usual].contains(&get(name)) {
+            line += &format!(" {}", get(name));
+        }
+    }
+    if get("mtime") != "0.000000000" {
+        line += &format!(" @{}", get("mtime").trim_end_matches('0').trim_end_matches('.'));
+    }
+    for (name, before) in [("content", "="), ("target", "-> "), ("device", ""), ("children", "!")] {
+        if let Some(value) = attributes.get(name) {
+            line += &format!(" {before}{value}");
+        }
+    }
+    if attributes.contains_key("sha256") {
+        line += &format!(" {} bytes", get("size"));
+    }
+    if !get("xattrs").is_empty() {
+        line += &format!(" {{{}}}", get("xattrs"));
+    }
+    if !["", &*shown(path)].contains(&get("link")) {
+        line += &format!(" ~{}", get("link"));
+    }
+    line
+}
+
 fn describe(path: &Path, meta: &fs::Metadata, attributes: &mut Attributes) {
     let kind = meta.file_type();
     let name = match () {
@@ -174,7 +255,12 @@ fn describe(path: &Path, meta: &fs::Metadata, attributes: &mut Attributes) {
     }
     if kind.is_file() {
         attributes.insert("size", meta.len().to_string());
-        attributes.insert("sha256", hash(path).unwrap_or_else(|error| error.to_string()));
+        if meta.len() <= SMALL {
+            let content = fs::read(path).map_or_else(|error| error.to_string(), |bytes| shown(&bytes));
+            attributes.insert("content", content);
+        } else {
+            attributes.insert("sha256", hash(path).unwrap_or_else(|error| error.to_string()));
+        }
     }
     match xattrs(path) {
         Ok(xattrs) if xattrs.is_empty() => {}

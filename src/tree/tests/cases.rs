@@ -107,6 +107,8 @@ cases! {
     a_symlink_cannot_leave_the_root: ["d d\nl d/a ../../../e", "f d/a/x"]
         => ["d: d 0.0", "d/a: l ../../../e 0.1", "e: d -", "e/x: f 1.0"];
     symlinks_of_several_layers: ["l a b", "l b c", "d c\nf a/x"] => ["a: l b 0.0", "b: l c 1.0", "c: d 2.0", "c/x: f 2.1"];
+    a_symlink_of_a_lower_layer_to_one_of_the_same_layer: ["d d\nl a b/c", "l b d\nf a/x", "l b e\nh d/y a/x"]
+        => ["a: l b/c 0.1", "b: l e 2.0", "d: d 0.0", "d/c: d -", "d/c/x: f 1.1"];
     a_symlink_to_a_file_becomes_a_directory_there: ["f b\nl a b", "f a/x"] => ["a: l b 0.1", "b: d -", "b/x: f 1.0"];
     a_loop_of_symlinks_leads_nowhere: ["l a b\nl b a", "f a/x\nf c"] => ["a: l b 0.0", "b: l a 0.1", "c: f 1.1"];
     whiteouts_below_a_dangling_symlink_make_nothing_appear: ["l a b/c", "f a/.wh.x"] => ["a: l b/c 0.0"];

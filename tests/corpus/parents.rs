@@ -1,0 +1,206 @@
+//! Entries below symlinked parents, and directories that no entry declares.
+
+use crate::case::Tool::{BsdTar, GnuTar, Umoci};
+use crate::case::{Case, tar};
+use crate::support::raw_tar::field::{MODE, UID};
+use crate::support::raw_tar::octal;
+
+const OWN: &str = "it leaves nothing below a symlink, or removes that";
+
+#[test]
+fn a_relative_symlink_of_a_lower_layer() {
+    let lower = tar()
+        .dir("usr")
+        .dir("usr/lib")
+        .file("usr/lib/a", "1")
+        .link(b'2', "lib", "usr/lib");
+    let upper = tar().file("lib/b", "2").file("lib/.wh.a", "").file("lib/d/c", "3");
+    Case::of([lower.end(), upper.end()])
+        .root([
+            "lib l -> usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/b f =2",
+            "usr/lib/d d",
+            "usr/lib/d/c f =3",
+        ])
+        .own(1, ["lib d", "lib/.wh.a f =", "lib/b f =2", "lib/d d", "lib/d/c f =3"])
+        .check();
+}
+
+#[test]
+fn an_absolute_symlink_of_a_lower_layer() {
+    let lower = tar()
+        .dir("usr")
+        .dir("usr/lib")
+        .link(b'2', "usr/up", "/usr/lib")
+        .link(b'2', "out", "/../../usr/lib");
+    let upper = tar().file("usr/up/a", "1").file("out/b", "2");
+    Case::of([lower.end(), upper.end()])
+        .root([
+            "out l -> /../../usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/a f =1",
+            "usr/lib/b f =2",
+            "usr/up l -> /usr/lib",
+        ])
+        .check();
+}
+
+#[test]
+fn a_symlink_of_the_same_layer() {
+    let layer = tar()
+        .dir("usr")
+        .dir("usr/lib")
+        .link(b'2', "lib", "usr/lib")
+        .file("lib/a", "1")
+        .file("lib/d/b", "2");
+    Case::of([layer.end()])
+        .root([
+            "lib l -> usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/a f =1",
+            "usr/lib/d d",
+            "usr/lib/d/b f =2",
+        ])
+        .own(
+            0,
+            [
+                "lib l -> usr/lib",
+                "usr d",
+                "usr/lib d",
+                "usr/lib/a f =1",
+                "usr/lib/d d",
+                "usr/lib/d/b f =2",
+            ],
+        )
+        .differs(BsdTar, OWN)
+        .check();
+}
+
+#[test]
+fn a_symlink_is_followed_as_it_is_when_the_entry_comes() {
+    let layer = tar()
+        .dir("a")
+        .dir("b")
+        .link(b'2', "l", "a")
+        .file("l/x", "1")
+        .link(b'2', "l", "b")
+        .file("l/y", "2");
+    Case::of([layer.end()])
+        .root(["a d", "a/x f =1", "b d", "b/y f =2", "l l -> b"])
+        .differs(BsdTar, OWN)
+        .check();
+}
+
+#[test]
+fn a_directory_entry_replaces_a_symlink() {
+    let lower = tar()
+        .dir("usr")
+        .dir("usr/lib")
+        .file("usr/lib/a", "1")
+        .link(b'2', "lib", "usr/lib");
+    let upper = tar().dir("lib").file("lib/b", "2");
+    Case::of([lower.end(), upper.end()])
+        .root(["lib d", "lib/b f =2", "usr d", "usr/lib d", "usr/lib/a f =1"])
+        .check();
+}
+
+#[test]
+fn through_several_symlinks_of_several_layers() {
+    let first = tar().dir("d").dir("d/e").link(b'2', "a", "b");
+    let second = tar().link(b'2', "b", "d/../c");
+    let third = tar().link(b'2', "c", "/d/e").file("a/x", "1");
+    Case::of([first.end(), second.end(), third.end()])
+        .root(["a l -> b", "b l -> d/../c", "c l -> /d/e", "d d", "d/e d", "d/e/x f =1"])
+        .check();
+}
+
+#[test]
+fn a_whiteout_below_a_symlink_removes_what_that_leads_to() {
+    let lower = tar()
+        .dir("real")
+        .file("real/a", "1")
+        .dir("real/d")
+        .file("real/d/x", "2")
+        .dir("real/o")
+        .file("real/o/x", "3")
+        .link(b'2', "l", "real");
+    let upper = tar()
+        .file("l/.wh.a", "")
+        .file("l/.wh.d", "")
+        .file("l/o/.wh..wh..opq", "");
+    Case::of([lower.end(), upper.end()])
+        .root(["l l -> real", "real d", "real/o d"])
+        .check();
+}
+
+#[test]
+fn a_hard_link_whose_target_is_below_a_symlink() {
+    let lower = tar()
+        .dir("usr")
+        .dir("usr/lib")
+        .file("usr/lib/a", "1")
+        .link(b'2', "lib", "usr/lib");
+    Case::of([lower.end(), tar().link(b'1', "b", "lib/a").end()])
+        .root([
+            "b f =1 x2",
+            "lib l -> usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/a f =1 ~b x2",
+        ])
+        .own(1, ["b f =1 x2"])
+        .differs(GnuTar, "its target is in another layer")
+        .differs(BsdTar, "its target is in another layer")
+        .check();
+}
+
+#[test]
+fn a_dangling_symlink_makes_its_target() {
+    Case::of([tar().link(b'2', "l", "not/there").end(), tar().file("l/x", "1").end()])
+        .root(["l l -> not/there", "not d", "not/there d", "not/there/x f =1"])
+        .own(1, ["l d", "l/x f =1"])
+        .check();
+}
+
+#[test]
+fn a_loop_of_symlinks_leads_nowhere() {
+    Case::of([
+        tar().link(b'2', "a", "b").link(b'2', "b", "a").end(),
+        tar().file("a/x", "1").file("c", "2").end(),
+    ])
+    .root(["a l -> b", "b l -> a", "c f =2"])
+    .own(1, ["a d", "a/x f =1", "c f =2"])
+    .warns("loop of symlinks")
+    .differs(Umoci, "it gives up at a loop")
+    .check();
+}
+
+#[test]
+fn implied_directories_are_roots_and_have_no_time() {
+    let upper = tar().file("a/y", "2").file("b/c/x", "3");
+    let lower = tar().with(b'5', "a", b"", |block| {
+        octal(block, MODE, 0o750);
+        octal(block, UID, 5);
+    });
+    Case::of([lower.end(), upper.end()])
+        .root(["a d 0750 5:0", "a/y f =2", "b d", "b/c d", "b/c/x f =3"])
+        .own(1, ["a d", "a/y f =2", "b d", "b/c d", "b/c/x f =3"])
+        .check();
+}
+
+#[test]
+fn a_directory_is_declared_before_or_after_its_children() {
+    let private = |block: &mut [u8]| octal(block, MODE, 0o700);
+    let layer = tar()
+        .file("a/x", "1")
+        .with(b'5', "a", b"", private)
+        .with(b'5', "b", b"", private)
+        .file("b/x", "2");
+    Case::of([layer.end()])
+        .root(["a d 0700", "a/x f =1", "b d 0700", "b/x f =2"])
+        .check();
+}
