@@ -29,7 +29,37 @@ const STEP: u64 = 8 << 10;
 pub(crate) struct Line {
     pub path: String,
     pub what: What,
+    pub dress: Dress,
 }
+
+/// What a member says besides what it is, and how it says it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Dress {
+    pub gid: u32,
+    pub mtime: (i64, u32),
+    /// Sorted by name.
+    pub xattrs: Vec<(String, Vec<u8>)>,
+    pub name: NameIn,
+    /// Of a file: the flag in its header.
+    pub flag: Option<u8>,
+    /// Of a file: every other [`PIECE`] of it is a hole.
+    pub sparse: bool,
+}
+
+/// Where the name of a member stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum NameIn {
+    #[default]
+    Header,
+    Pax,
+    Gnu,
+}
+
+/// The unit of everything in a tar.
+pub(crate) const BLOCK: usize = 512;
+
+/// Bytes of the pieces and of the holes of sparse files.
+const PIECE: usize = 300;
 
 #[derive(Debug, Clone)]
 pub(crate) enum What {
@@ -49,6 +79,7 @@ pub(crate) fn lines(text: &str) -> Vec<Line> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let rest = words.get(2).copied().unwrap_or_default().to_owned();
         Line {
+            dress: Dress::default(),
             path: words[1].to_owned(),
             what: match words[0] {
                 "d" => What::Directory,
@@ -82,10 +113,33 @@ pub(crate) fn content(layer: usize, line: usize, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// What a reader of the file of line `number` in layer `layer` gets: [`content`], with zeros where the file has holes.
+pub(crate) fn shown_content(layer: usize, number: usize, line: &Line) -> Vec<u8> {
+    let What::File(len) = line.what else { return Vec::new() };
+    let mut bytes = content(layer, number, len);
+    let holes = bytes.chunks_mut(PIECE).skip(1).step_by(2);
+    holes.filter(|_| line.dress.sparse).for_each(|hole| hole.fill(0));
+    bytes
+}
+
+/// The PAX records of a sparse file of `len` bytes.
+fn sparse_records(len: usize) -> Vec<(String, Vec<u8>)> {
+    let pieces = (0..len)
+        .step_by(2 * PIECE)
+        .map(|at| format!("{at},{}", PIECE.min(len - at)));
+    let map: Vec<String> = pieces.chain([format!("{len},0")]).collect();
+    vec![
+        ("GNU.sparse.size".into(), len.to_string().into()),
+        ("GNU.sparse.numblocks".into(), map.len().to_string().into()),
+        ("GNU.sparse.map".into(), map.join(",").into()),
+    ]
+}
+
 /// The tar of layer `layer`.
 pub(crate) fn tar(layer: usize, lines: &[Line]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (number, line) in lines.iter().enumerate() {
+        let dress = &line.dress;
         let mut header = tar::Header::new_gnu();
         let (kind, link, data) = match &line.what {
             What::Directory => (tar::EntryType::Directory, "", Vec::new()),
@@ -95,14 +149,54 @@ pub(crate) fn tar(layer: usize, lines: &[Line]) -> Vec<u8> {
             What::Fifo => (tar::EntryType::Fifo, "", Vec::new()),
             What::Device => (tar::EntryType::Char, "", Vec::new()),
         };
+        let mut records: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut data = data;
+        if let (What::File(len), true) = (&line.what, dress.sparse) {
+            records.extend(sparse_records(*len));
+            data = data.chunks(PIECE).step_by(2).flatten().copied().collect();
+        }
+        let name = |name: &String| format!("SCHILY.xattr.{name}");
+        records.extend(dress.xattrs.iter().map(|(key, value)| (name(key), value.clone())));
+        let (seconds, nanoseconds) = dress.mtime;
+        match (seconds, nanoseconds) {
+            (0.., 0) => {}
+            (0.., nanoseconds) => records.push(("mtime".into(), format!("{seconds}.{nanoseconds:09}").into())),
+            (_, 0) => records.push(("mtime".into(), seconds.to_string().into())),
+            // Rounded down, as the index has it; PAX has it rounded to zero.
+            (seconds, nanoseconds) => {
+                let (seconds, nanoseconds) = (seconds + 1, 1_000_000_000 - nanoseconds);
+                records.push(("mtime".into(), format!("-{}.{nanoseconds:09}", -seconds).into()));
+            }
+        }
+        let mut path = line.path.clone().into_bytes();
+        match dress.name {
+            NameIn::Header => {}
+            NameIn::Pax => records.push(("path".into(), std::mem::replace(&mut path, b"elsewhere".to_vec()))),
+            NameIn::Gnu => {
+                let mut long = tar::Header::new_gnu();
+                let name = [&*std::mem::replace(&mut path, b"elsewhere".to_vec()), b"\0"].concat();
+                long.set_path("././@LongLink").unwrap();
+                long.set_entry_type(tar::EntryType::GNULongName);
+                long.set_size(name.len() as u64);
+                long.set_cksum();
+                builder.append(&long, &name[..]).unwrap();
+            }
+        }
+        if !records.is_empty() {
+            let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+            builder.append_pax_extensions(records).unwrap();
+        }
         let old = header.as_old_mut();
-        old.name[..line.path.len()].copy_from_slice(line.path.as_bytes());
+        old.name[..path.len()].copy_from_slice(&path);
         old.linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_entry_type(kind);
+        if let (What::File(_), Some(flag)) = (&line.what, dress.flag) {
+            header.as_old_mut().linkflag = [flag];
+        }
         header.set_mode(number as u32 + 1);
         header.set_uid(layer as u64);
-        header.set_gid(0);
-        header.set_mtime(1_000_000 + number as u64);
+        header.set_gid(dress.gid.into());
+        header.set_mtime(seconds.max(0) as u64);
         header.set_size(data.len() as u64);
         if let What::Device = line.what {
             header.set_device_major(1).unwrap();

@@ -140,7 +140,7 @@ impl Model {
     fn unpack(&mut self, layer: usize, lines: &[Line]) -> Own {
         let mut own = Own::default();
         own.nodes.insert(Path::new(), OwnNode::new(0, OwnIs::Directory(None)));
-        for (line, Line { path, what }) in lines.iter().enumerate() {
+        for (line, Line { path, what, .. }) in lines.iter().enumerate() {
             let path = clean(path);
             let Some((name, parents)) = path.split_last() else {
                 if let What::Directory = what {

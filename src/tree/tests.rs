@@ -12,7 +12,7 @@ use super::{Attr, Ino, Tree, TreeOptions};
 use crate::digest::Digest;
 use crate::index::Kind;
 use crate::layer::Workshop;
-use crate::layer::sample::{self, Line, What, content, gzip, image, lines, tar};
+use crate::layer::sample::{self, Dress, Line, What, gzip, image, lines, shown_content, tar};
 
 /// An image whose layers are in memory.
 struct Sample {
@@ -23,9 +23,19 @@ struct Sample {
 
 impl Sample {
     fn new(layers: Vec<Vec<Line>>) -> Sample {
-        let tars = layers.iter().enumerate().map(|(number, lines)| tar(number, lines));
+        Sample::packed(layers, |_, tar| gzip(tar))
+    }
+
+    /// With the tar of each layer made into a blob by `pack`.
+    fn packed(layers: Vec<Vec<Line>>, pack: impl Fn(usize, &mut Vec<u8>) -> Vec<u8>) -> Sample {
+        let tars = layers
+            .iter()
+            .enumerate()
+            .map(|(number, lines)| (number, tar(number, lines)));
         Sample {
-            blobs: tars.map(|tar| (gzip(&tar), Digest::sha256(&tar))).collect(),
+            blobs: tars
+                .map(|(number, mut tar)| (pack(number, &mut tar), Digest::sha256(&tar)))
+                .collect(),
             model: Model::new(&layers),
             layers,
         }
@@ -54,13 +64,10 @@ impl Sample {
         Tree::new(&image(descriptors), layers, TreeOptions::default())
     }
 
-    fn content(&self, (layer, line): Tag) -> Vec<u8> {
-        match self.layers[layer][line] {
-            Line {
-                what: What::File(len),
-                ref path,
-            } if !is_whiteout(path) => content(layer, line, len),
-            _ => Vec::new(),
+    fn content(&self, (layer, number): Tag) -> Vec<u8> {
+        match &self.layers[layer][number] {
+            line if is_whiteout(&line.path) => Vec::new(),
+            line => shown_content(layer, number, line),
         }
     }
 
@@ -126,6 +133,22 @@ impl Sample {
     async fn shown_line(&self, tree: &Tree, attr: &Attr) -> String {
         let implied = attr.kind == Kind::Directory && attr.mode == 0o755;
         let tag = (!implied).then(|| (attr.uid as usize, usize::from(attr.mode) - 1));
+        if let Some((layer, number)) = tag {
+            let line = &self.layers[layer][number];
+            let names = tree.xattr_names(attr.ino).unwrap().into_iter();
+            let value = |name: Vec<u8>| {
+                let value = tree.xattr(attr.ino, &name).unwrap().unwrap();
+                (String::from_utf8(name).unwrap(), value)
+            };
+            let found = (
+                attr.gid,
+                (attr.mtime, attr.mtime_nsec),
+                names.map(value).collect::<Vec<_>>(),
+            );
+            let Dress { gid, mtime, xattrs, .. } = line.dress.clone();
+            let xattrs = if is_whiteout(&line.path) { Vec::new() } else { xattrs };
+            assert_eq!(found, (gid, mtime, xattrs), "{line:?}");
+        }
         let what = match attr.kind {
             Kind::Directory => "d".to_owned(),
             Kind::File => {

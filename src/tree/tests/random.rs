@@ -6,6 +6,10 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::layer::sample::NameIn;
+
+/// Layers of an image.
+const MOST_LAYERS: usize = 4;
 
 /// One thing that somebody asks the tree.
 #[derive(Debug, Clone)]
@@ -18,11 +22,80 @@ struct Question {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(str::to_owned)
+    let odd = vec![".wh.a", ".wh..wh.a", ".a", "-a", "a b", "a\nb", "\u{e9}", "*"];
+    prop_oneof![
+        20 => prop::sample::select(vec!["a", "b", "c", "d"]),
+        1 => prop::sample::select(odd),
+    ]
+    .prop_map(str::to_owned)
 }
 
 fn path(most: usize) -> impl Strategy<Value = String> {
     prop::collection::vec(name(), 1..=most).prop_map(|names| names.join("/"))
+}
+
+/// Other ways to write the same path.
+fn spelled(path: String, way: u8) -> String {
+    match way {
+        0 => format!("./{path}"),
+        1 => format!("/{path}"),
+        2 => format!("../{path}"),
+        3 => path.replace('/', "//"),
+        4 => path.replace('/', "/./"),
+        5 => format!("x/../{path}"),
+        _ => path,
+    }
+}
+
+fn dress() -> impl Strategy<Value = Dress> {
+    let name = prop_oneof![6 => Just(NameIn::Header), 1 => Just(NameIn::Pax), 1 => Just(NameIn::Gnu)];
+    let seconds = prop_oneof![4 => 0..2_000_000_000i64, 1 => -2_000_000_000..0i64];
+    let mtime = (seconds, prop_oneof![2 => Just(0), 1 => 1..1_000_000_000u32]);
+    let flag = prop::option::weighted(0.2, prop::sample::select(vec![0, b'0', b'7', b'Z']));
+    let xattrs = prop::collection::btree_map(
+        prop::sample::select(vec!["user.a", "user.b", "trusted.c", "security.capability"]).prop_map(str::to_owned),
+        prop::collection::vec(any::<u8>(), 1..20),
+        0..3,
+    );
+    let xattrs = prop_oneof![4 => Just(Default::default()), 1 => xattrs];
+    (0..70_000u32, mtime, xattrs, name, flag, prop::bool::weighted(0.1)).prop_map(
+        |(gid, mtime, xattrs, name, flag, sparse)| Dress {
+            gid,
+            mtime,
+            xattrs: xattrs.into_iter().collect(),
+            name,
+            flag,
+            sparse,
+        },
+    )
+}
+
+/// How a layer's tar ends, and how it is made into a blob.
+fn pack(kind: u8, end: u8, tar: &mut Vec<u8>) -> Vec<u8> {
+    let last = tar.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    match end {
+        // One block of zeros at the end, or none, or more than that, or anything behind it.
+        0 => tar.truncate(tar.len() - sample::BLOCK),
+        1 => tar.truncate(last.next_multiple_of(sample::BLOCK)),
+        2 => tar.resize(tar.len() + 20 * sample::BLOCK, 0),
+        3 => tar.extend_from_slice(&[b'x'; 3000]),
+        _ => {}
+    }
+    match kind {
+        0 => tar.clone(),
+        1 => sample::gzip_at(1, tar),
+        2 => sample::gzip_at(0, tar),
+        3 => sample::gzip_members(tar, 10_000),
+        4 => [gzip(tar), vec![0; 100]].concat(),
+        5 => sample::zstd_frames(tar, usize::MAX),
+        6 => sample::zstd_frames(tar, 20_000),
+        7 => [
+            b"\x50\x2a\x4d\x18\x03\0\0\0abc".to_vec(),
+            sample::zstd_frames(tar, 30_000),
+        ]
+        .concat(),
+        _ => gzip(tar),
+    }
 }
 
 fn target() -> impl Strategy<Value = String> {
@@ -47,7 +120,13 @@ fn member() -> impl Strategy<Value = Line> {
         1 => Just((".wh..wh..opq".to_owned(), What::File(0))),
         1 => Just(("./".to_owned(), What::Directory)),
     ]
-    .prop_map(|(path, what)| Line { path, what })
+    .prop_flat_map(|(path, what)| {
+        (dress(), 0..20u8).prop_map(move |(dress, way)| Line {
+            path: spelled(path.clone(), way),
+            what: what.clone(),
+            dress,
+        })
+    })
 }
 
 /// The path with `prefix` before its last name.
@@ -56,6 +135,11 @@ fn beside(path: &str, prefix: &str) -> String {
         Some((parents, name)) => format!("{parents}/{prefix}{name}"),
         None => format!("{prefix}{path}"),
     }
+}
+
+/// For each layer what [`pack`] shall make of it.
+fn packs() -> impl Strategy<Value = Vec<(u8, u8)>> {
+    prop::collection::vec((0..16u8, 0..12u8), MOST_LAYERS)
 }
 
 /// Layers; now and then between the members something of a size that makes a scan stop short of what follows.
@@ -67,12 +151,13 @@ fn layers() -> impl Strategy<Value = Vec<Vec<Line>>> {
             let filler = filler.map(|size| Line {
                 path,
                 what: What::File(size),
+                dress: Dress::default(),
             });
             [Some(member), filler].into_iter().flatten()
         };
         members.into_iter().enumerate().flat_map(line).collect()
     });
-    prop::collection::vec(layer, 1..=4)
+    prop::collection::vec(layer, 1..=MOST_LAYERS)
 }
 
 fn question() -> impl Strategy<Value = Question> {
@@ -197,8 +282,10 @@ proptest! {
     fn answers_are_those_of_the_model_from_the_start(
         layers in layers(),
         groups in prop::collection::vec(prop::collection::vec(question(), 1..5), 1..6),
+        packs in packs(),
     ) {
-        let sample = Arc::new(Sample::new(without_replacements(layers)));
+        let layers = without_replacements(layers);
+        let sample = Arc::new(Sample::packed(layers, |number, tar| pack(packs[number].0, packs[number].1, tar)));
         prop_assume!(sample.model.is_clear());
         let dir = tempfile::tempdir().unwrap();
         runtime().block_on(async {
@@ -215,8 +302,8 @@ proptest! {
 
     /// Whatever the order of the members, in the end the last one holds.
     #[test]
-    fn complete_layers_are_as_the_model_has_them(layers in layers()) {
-        let sample = Sample::new(layers);
+    fn complete_layers_are_as_the_model_has_them(layers in layers(), packs in packs()) {
+        let sample = Sample::packed(layers, |number, tar| pack(packs[number].0, packs[number].1, tar));
         prop_assume!(sample.model.is_clear());
         let dir = tempfile::tempdir().unwrap();
         runtime().block_on(async {
