@@ -61,6 +61,46 @@ fn a_scan_that_was_killed_goes_on_from_its_last_checkpoint() {
     }
 }
 
+/// Pages of a file that is being read are locked in the kernel until the read is answered; whoever wants to put bytes into
+/// them waits, deaf to SIGKILL.
+#[test]
+fn a_daemon_that_is_killed_while_reads_wait_ends() {
+    let content = Content::Noise {
+        seed: 1,
+        size: 60_000_000,
+    };
+    let served = Served::made(&ImageBuilder::of([Layer::of([Entry::file("file", content)])]));
+    let faults = served.registry.faults();
+    let cache = tempfile::tempdir().unwrap();
+    let mount = || {
+        Mount::of(served.reference())
+            .cache(cache.path())
+            .with(["--cache-size", "8M"])
+    };
+    mount().with(["--index"]).start().unmount();
+    for allowance in [1_500_000, 2_100_000, 3_700_000, 5_300_000, 9_900_000] {
+        let mount = mount().start();
+        served.registry.log().clear();
+        faults.stall_after(allowance);
+        let path = mount.path("file");
+        let mut readers: Vec<_> = (0..4)
+            .map(|skip| {
+                let (input, skip) = (format!("if={}", path.display()), format!("skip={skip}"));
+                start("dd", &[&input, "of=/dev/null", "bs=700k", &skip])
+            })
+            .collect();
+        eventually("the line stalls", MINUTE, || {
+            (served.layer_bytes() == allowance).then_some(())
+        });
+        // Ends within a deadline, or panics.
+        mount.crash();
+        for reader in &mut readers {
+            assert!(!reader.wait().unwrap().success(), "the reader of a killed daemon");
+        }
+        faults.line(Line::Plugged);
+    }
+}
+
 /// All files below `dir`.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -21,7 +21,9 @@ use tokio::runtime::Handle;
 use super::STATUS_XATTR;
 use super::pages::{Known, Pages};
 use super::status::Reporter;
+use super::unanswered::Unanswered;
 use crate::index::Kind;
+use crate::range::ByteRange;
 use crate::tree::{Attr, Ino, Tree, TreeError};
 
 /// The image never changes, so neither does an answer: some 136 years.
@@ -45,18 +47,20 @@ struct Shared {
     tree: Arc<Tree>,
     reporter: Reporter,
     known: Arc<Known>,
+    unanswered: Arc<Unanswered>,
     pages: Pages,
 }
 
 impl Fs {
     pub(super) fn new(tree: Arc<Tree>, reporter: Reporter, runtime: Handle) -> Fs {
-        let known = Arc::new(Known::default());
-        let pages = Pages::new(tree.clone(), known.clone());
+        let (known, unanswered) = (Arc::new(Known::default()), Arc::new(Unanswered::default()));
+        let pages = Pages::new(tree.clone(), known.clone(), unanswered.clone());
         Fs {
             shared: Arc::new(Shared {
                 tree,
                 reporter,
                 known,
+                unanswered,
                 pages,
             }),
             runtime,
@@ -313,10 +317,12 @@ impl Filesystem for Fs {
         reply: ReplyData,
     ) {
         let shared = self.shared.clone();
+        let waiting = shared.unanswered.begin(Ino(ino.0), ByteRange::at(offset, size.into()));
         self.serve(async move {
             match shared.tree.read(Ino(ino.0), offset, size as usize).await {
                 Ok(content) => {
                     reply.data(&content.bytes);
+                    drop(waiting);
                     for span in content.fresh {
                         shared.pages.offer(span);
                     }

@@ -1,12 +1,14 @@
 //! The kernel's requests on one side, the tree on the other.
 //!
-//! `attach` mounts, `fuse` translates, `pages` hands decoded bytes to the kernel ahead of its asking, `status` tells what it all cost,
-//! and this file puts them together and unmounts.
+//! `attach` mounts, `fuse` translates, `pages` hands decoded bytes to the kernel ahead of its asking, but not while the
+//! kernel waits for the same (`unanswered`), `status` tells what it all cost, and this file puts them together and
+//! unmounts.
 
 mod attach;
 mod fuse;
 mod pages;
 mod status;
+mod unanswered;
 
 use fuser::{BackgroundSession, SessionACL};
 use std::fs;

@@ -3,7 +3,8 @@
 //! Whoever reads 4 KiB makes us decode a whole span. The rest of that span belongs to the same file and its
 //! neighbours, which are likely to be read next, so it goes to the kernel with FUSE_NOTIFY_STORE: the memory is the
 //! kernel's to reclaim, and most reads never reach us. Two rules: reply first, store after; and store only from a
-//! thread that no reply waits for, because a store blocks on pages whose read is still unanswered.
+//! thread that no reply waits for, because a store blocks on pages whose read is still unanswered. For the same reason
+//! pages that are known to be waited for are left out.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +14,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Mutex, RwLock};
 
+use super::unanswered::Unanswered;
 use crate::index::{Change, EntryId};
 use crate::layer::DecodedSpan;
+use crate::range::ByteRange;
 use crate::tree::{Ino, Part, Tree};
 
 /// Spans waiting to be stored. Each is some 1 MiB; more are dropped, as they are only a help.
@@ -22,6 +25,9 @@ const QUEUE: usize = 8;
 
 /// Pages are stored whole.
 const PAGE: u64 = 4096;
+
+/// Bytes that are stored at once: few enough that a read is unlikely to begin meanwhile.
+const PIECE: usize = 32 * PAGE as usize;
 
 /// What the kernel is to be told, in order.
 enum Job {
@@ -42,6 +48,7 @@ enum Job {
 pub(super) struct Pages {
     tree: Arc<Tree>,
     known: Arc<Known>,
+    unanswered: Arc<Unanswered>,
     queue: Sender<Job>,
     /// Spans in the queue.
     spans: Arc<AtomicUsize>,
@@ -109,11 +116,12 @@ fn has(words: &[u64], entry: EntryId) -> bool {
 }
 
 impl Pages {
-    pub(super) fn new(tree: Arc<Tree>, known: Arc<Known>) -> Pages {
+    pub(super) fn new(tree: Arc<Tree>, known: Arc<Known>, unanswered: Arc<Unanswered>) -> Pages {
         let (queue, jobs) = channel();
         Pages {
             tree,
             known,
+            unanswered,
             queue,
             spans: Arc::default(),
             waiting: Arc::new(Mutex::new(Some(jobs))),
@@ -125,7 +133,8 @@ impl Pages {
         let Some(jobs) = self.waiting.lock().take() else {
             return Ok(());
         };
-        let (tree, known, spans) = (Arc::downgrade(&self.tree), self.known.clone(), self.spans.clone());
+        let (tree, spans) = (Arc::downgrade(&self.tree), self.spans.clone());
+        let (known, unanswered) = (self.known.clone(), self.unanswered.clone());
         std::thread::Builder::new().name("pages".into()).spawn(move || {
             for job in jobs {
                 let Some(tree) = tree.upgrade() else { return };
@@ -133,7 +142,7 @@ impl Pages {
                     spans.fetch_sub(1, Ordering::Relaxed);
                 }
                 // The kernel refuses only what it no longer has a use for.
-                let _ = tell(&notifier, &tree, &known, job);
+                let _ = tell(&notifier, &tree, (&known, &unanswered), job);
             }
         })?;
         Ok(())
@@ -176,12 +185,18 @@ impl Pages {
     }
 }
 
-fn tell(notifier: &Notifier, tree: &Tree, known: &Known, job: Job) -> io::Result<()> {
+fn tell(notifier: &Notifier, tree: &Tree, (known, unanswered): (&Known, &Unanswered), job: Job) -> io::Result<()> {
     match job {
         Job::Store(span) => {
             for part in tree.files_in(&span) {
-                if let Some((offset, bytes)) = whole_pages(&part).filter(|_| known.contains(part.ino)) {
-                    notifier.store(INodeNo(part.ino.0), offset, bytes)?;
+                let Some((mut offset, bytes)) = whole_pages(&part).filter(|_| known.contains(part.ino)) else {
+                    continue;
+                };
+                for piece in bytes.chunks(PIECE) {
+                    if !unanswered.wants(part.ino, ByteRange::at(offset, piece.len() as u64)) {
+                        notifier.store(INodeNo(part.ino.0), offset, piece)?;
+                    }
+                    offset += piece.len() as u64;
                 }
             }
         }

@@ -272,15 +272,16 @@ impl Drop for Mount {
             &["-u".as_ref(), "-q".as_ref(), self.mountpoint.as_os_str()],
         );
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Before waiting: what the kernel does not let go of, a killed daemon cannot leave.
         unmount_by_force(&self.mountpoint);
+        let _ = self.child.wait();
     }
 }
 
 /// Takes a mount away whatever uses it, and whether or not its daemon lives.
 pub fn unmount_by_force(mountpoint: &Path) {
     if is_mounted(mountpoint) {
-        let _ = attempt("umount", &["-l".as_ref(), mountpoint.as_os_str()]);
+        let _ = attempt("umount", &["-f".as_ref(), "-l".as_ref(), mountpoint.as_os_str()]);
     }
 }
 
