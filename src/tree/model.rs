@@ -357,6 +357,13 @@ impl Model {
         to: &Path,
     ) -> Option<usize> {
         let path = follow(to, false, |path| self.symlink_then(own, lower, line, path))?;
+        let in_the_way = |len: &usize| {
+            let node = own.nodes.get(&path[..*len]);
+            node.is_some_and(|node| node.line < line && !matches!(node.is, OwnIs::Directory(_)))
+        };
+        if (1..path.len()).any(|len| in_the_way(&len)) {
+            return None;
+        }
         // The path itself may pass through files.
         let passable = (1..path.len()).all(|len| matches!(lower.get(&path[..len]), Some(Node::Directory(_))));
         for (other, node) in own.nodes.iter().filter(|(_, node)| node.line < line) {

@@ -120,6 +120,7 @@ cases! {
         => ["b: f 0.1 x2", "lib: l usr/lib 0.2", "usr: d -", "usr/lib: d 0.0", "usr/lib/a: f 0.1 x2"];
     a_hardlink_through_a_symlink_to_its_own_layer: ["d usr/lib\nf usr/lib/a\nl lib usr/lib", "f usr/lib/a\nh b lib/a"]
         => ["b: f 1.0 x2", "lib: l usr/lib 0.2", "usr: d -", "usr/lib: d 0.0", "usr/lib/a: f 1.0 x2"];
+    a_hardlink_through_a_symlink_and_a_file_is_left_out: ["l b a\nf a/a", "f a\nh b b/a"] => ["a: f 1.0", "b: l a 0.0"];
     a_symlink_below_a_symlink: ["d usr/lib\nl usr/lib/sub ../../opt\nl lib usr/lib", "f lib/sub/x"]
         => ["lib: l usr/lib 0.2", "opt: d -", "opt/x: f 1.0", "usr: d -", "usr/lib: d 0.0", "usr/lib/sub: l ../../opt 0.1"];
     a_declared_directory_below_a_symlink_gives_its_attributes: ["d usr/lib/s\nl lib usr/lib", "d lib/s\nf usr/lib/s/x"]
