@@ -233,6 +233,24 @@ impl Entry {
     }
 }
 
+/// All that reads a document, for the fuzz targets: none of it may panic, and what it accepts keeps its limits.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    match parse(bytes) {
+        Ok(Document::Index(entries)) => {
+            let _ = choose(&entries, &Platform::host());
+            entries.iter().for_each(|entry| drop(entry.digest()));
+        }
+        Ok(Document::Manifest(manifest)) => assert!(manifest.layers.len() <= MAX_LAYERS),
+        Err(_) => {}
+    }
+    for layers in 0..3 {
+        if let Ok(config) = parse_config(bytes, layers) {
+            assert_eq!(config.diff_ids.len(), layers);
+        }
+    }
+}
+
 /// The image for `wanted`, or the platforms that there are, for a message.
 pub(super) fn choose<'a>(entries: &'a [Entry], wanted: &Platform) -> Result<&'a Entry, String> {
     let images: Vec<(&Entry, Option<Platform>)> = entries

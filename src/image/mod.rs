@@ -31,6 +31,8 @@ mod walk;
 
 pub use documents::Documents;
 pub use error::ImageError;
+#[cfg(fuzzing)]
+pub use manifest::fuzz as fuzz_documents;
 
 use crate::digest::Digest;
 use platform::Platform;

@@ -193,6 +193,14 @@ fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
     (unit.eq_ignore_ascii_case("bytes") && first <= last).then(|| (ByteRange::new(first, end), size))
 }
 
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    if let Some((range, _)) = content_range(text) {
+        assert!(!range.is_empty());
+    }
+}
+
 /// Digits only: `parse` alone would take a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes()

@@ -40,6 +40,18 @@ pub(super) fn parse<'a>(headers: impl IntoIterator<Item = &'a str>) -> Vec<Chall
     challenges
 }
 
+/// For the fuzz targets: a challenge is never longer than the headers that it was in.
+#[cfg(fuzzing)]
+pub fn fuzz<'a>(headers: impl IntoIterator<Item = &'a str> + Clone) {
+    let most: usize = headers.clone().into_iter().map(str::len).sum();
+    for challenge in parse(headers) {
+        if let Challenge::Bearer { realm, service, scope } = challenge {
+            let len = |text: Option<String>| text.map_or(0, |text| text.len());
+            assert!(realm.len() + len(service) + len(scope) <= most);
+        }
+    }
+}
+
 fn finish((scheme, mut parameters): (String, Vec<(String, String)>)) -> Option<Challenge> {
     let mut take = |wanted: &str| {
         let at = parameters.iter().position(|(name, _)| name == wanted)?;

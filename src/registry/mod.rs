@@ -28,6 +28,10 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
+#[cfg(fuzzing)]
+pub use blob::fuzz as fuzz_content_range;
+#[cfg(fuzzing)]
+pub use challenge::fuzz as fuzz_challenges;
 pub use error::RegistryError;
 pub use repository::{Endpoint, FetchedManifest, Repository};
 

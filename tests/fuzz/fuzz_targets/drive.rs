@@ -1,4 +1,6 @@
-//! Pushes bytes through a decoder in uneven pieces, and holds it to its promises.
+//! Pushes bytes through a decoder in uneven pieces, holds it to its promises, and compares it with another one.
+
+use std::io::Read;
 
 use peelfs::stream::{Checkpoint, Compression, Decoder, Status, StreamError, decode_span};
 
@@ -8,16 +10,18 @@ const ENOUGH: usize = 1 << 18;
 /// Checkpoints that are resumed from, for the same reason.
 const RESUMED: usize = 8;
 
-/// The first 4 bytes choose the pieces' sizes and the rooms', all others are the stream.
-pub fn drive(compression: Compression, data: &[u8]) {
-    let Some((choice, stream)) = data.split_first_chunk::<4>() else {
+/// The first 6 bytes choose the pieces' sizes, the rooms and a range, all others are the stream. `other` decodes a whole
+/// stream by another implementation.
+pub fn drive<'a, R: Read>(compression: Compression, data: &'a [u8], other: impl Fn(&'a [u8]) -> R) {
+    let Some((choice, stream)) = data.split_first_chunk::<6>() else {
         return;
     };
-    let [piece, room, due, cut] = choice.map(usize::from);
+    let [piece, room, due, cut, at, len] = choice.map(usize::from);
     let (piece, room, due) = (1 + piece * piece, 1 + room * room, due * 64);
 
     let decoder = Decoder::new(compression).expect("memory");
     let (whole, checkpoints, result) = run(decoder, stream, piece, room, due);
+    compare(stream, &whole, &result, other(stream));
 
     for checkpoint in checkpoints.iter().rev().take(RESUMED) {
         let from = checkpoint.decompressed as usize;
@@ -30,9 +34,32 @@ pub fn drive(compression: Compression, data: &[u8]) {
             assert!(tail == whole[from..], "{checkpoint:?}: other bytes");
         }
         if result.is_ok() && from < whole.len() {
-            let span = decode_span(compression, checkpoint, input, whole.len() - from).expect("it was decoded before");
-            assert!(span == whole[from..], "{checkpoint:?}: other bytes in the span");
+            // All that is left, and some range behind the checkpoint.
+            let left = whole.len() - from;
+            let (start, end) = (left * at / 256, left * at / 256 + (left - left * at / 256) * len / 255);
+            for (start, end) in [(0, left), (start, end)] {
+                let span = decode_span(compression, checkpoint, input, end).expect("it was decoded before");
+                assert!(
+                    span[start..] == whole[from + start..from + end],
+                    "{checkpoint:?}: other bytes in the span"
+                );
+            }
         }
+    }
+}
+
+/// What another decoder accepts we accept, with the same bytes; and where one of the two gives up, there was no difference
+/// before. The other way round we are more lenient: what follows the last gzip member, if it is no member, is ignored,
+/// as gzip does.
+fn compare(stream: &[u8], whole: &[u8], result: &Result<(), StreamError>, other: impl Read) {
+    let mut expected = Vec::new();
+    let accepted = other.take(ENOUGH as u64).read_to_end(&mut expected).is_ok();
+    let both = whole.len().min(expected.len());
+    assert!(whole[..both] == expected[..both], "other bytes");
+    // An empty stream is a stream to some, and none to us.
+    if accepted && expected.len() < ENOUGH && !stream.is_empty() {
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(whole.len(), expected.len());
     }
 }
 

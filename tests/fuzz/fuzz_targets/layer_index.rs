@@ -1,9 +1,13 @@
-//! Any bytes as an index file, with right checksums: it is refused, or every answer comes.
+//! Any bytes as an index file, and a real one with any changes, with right checksums: it is refused, or every answer comes.
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
-use peelfs::index::{Entries, EntryId, LayerIndex};
+use peelfs::digest::Digest;
+use peelfs::index::{Entries, EntryId, GrowingIndex, Kind, LayerFacts, LayerIndex, Member};
 use peelfs::range::ByteRange;
+use peelfs::stream::{Checkpoint, Compression};
 
 /// As in src/index/file.rs: where the length of the windows and the checksum are in the header.
 const WINDOWS_AT: usize = 168;
@@ -22,8 +26,77 @@ fn with_checksum(bytes: &mut [u8]) -> Option<()> {
     Some(())
 }
 
+/// An index with something of everything.
+static REAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut index = GrowingIndex::new();
+    let member = |kind, name: &str, link: &str| Member {
+        kind,
+        name: name.into(),
+        link: link.into(),
+        ..Member::default()
+    };
+    let file = |name: &str, start, len| Member {
+        size: len,
+        data: ByteRange::at(start, len),
+        ..member(Kind::File, name, "")
+    };
+    for member in [
+        member(Kind::Directory, "d", ""),
+        file("d/file", 512, 2000),
+        file("d/.wh.gone", 4096, 0),
+        Member {
+            sparse: Some(vec![(10, 100), (500, 7)]),
+            xattrs: vec![(b"user.a".to_vec(), b"value".to_vec())],
+            data: ByteRange::at(5120, 107),
+            ..file("d/sparse", 5120, 1000)
+        },
+        member(Kind::Symlink, "d/link", "../x"),
+        member(Kind::Hardlink, "e/name", "d/file"),
+        member(Kind::Hardlink, "e/lower", "elsewhere"),
+        member(Kind::CharDevice, "e/null", ""),
+        member(Kind::Fifo, "e/pipe", ""),
+    ] {
+        index.add(&member).expect("few members");
+    }
+    for i in 1..4 {
+        let checkpoint = Checkpoint {
+            compressed: 1000 * i,
+            bits: 3,
+            decompressed: 2000 * i,
+            window: vec![i as u8; 300].into(),
+        };
+        index
+            .add_checkpoint([i as u8; 32], &checkpoint)
+            .expect("they are in order");
+    }
+    let facts = LayerFacts {
+        digest: Digest::sha256(b""),
+        diff_id: Digest::sha256(b""),
+        compression: Compression::Gzip,
+        compressed_size: 4000,
+        decompressed_size: 8000,
+    };
+    index.finish(&facts, [0; 32])
+});
+
+/// The real index with bytes changed: two bytes choose the place of each, the third is the byte. An odd number of them
+/// cuts the end off.
+fn changed(changes: &[u8]) -> Vec<u8> {
+    let mut bytes = REAL.clone();
+    for change in changes.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % bytes.len();
+        bytes[at] = change[2];
+    }
+    let cut = changes.len() % 3 * 7;
+    bytes.truncate(bytes.len() - cut);
+    bytes
+}
+
 fuzz_target!(|input: &[u8]| {
-    let mut bytes = input.to_vec();
+    let mut bytes = match input {
+        [0, changes @ ..] => changed(changes),
+        bytes => bytes.to_vec(),
+    };
     let _ = with_checksum(&mut bytes);
     let Ok(index) = LayerIndex::from_bytes(bytes) else {
         return;
