@@ -13,7 +13,22 @@
 //! becomes an immutable file that a [`LayerIndex`] maps. Both answer as [`Entries`], alike for alike. A [`PartialLog`]
 //! lets a scan that was killed go on where it stood.
 //!
-//! All of it is made from hostile input: sizes are bounded, offsets are checked, nothing panics.
+//! All of it is made from hostile input: sizes are bounded, offsets are checked, nothing panics. The bounds, beyond which
+//! a layer is refused with a sentence that names the bound, unless it says otherwise:
+//!
+//! | what | most |
+//! |---|---|
+//! | entries of a layer | 4,194,304 |
+//! | directories in a layer that no entry declares | 1,048,576 |
+//! | bytes of names, link targets and attributes in a layer, all together | 256 MiB |
+//! | bytes of the headers before one entry (PAX, GNU long name, sparse map) | 1 MiB each |
+//! | pieces of a sparse file | 131,072 |
+//! | a path; a component; a symlink's target | 4096; 255; 4095 bytes, the entry is left out with a warning |
+//! | symlinks followed in the parents of one name | 40, the entry is left out with a warning |
+//! | an extended attribute's name; its value | 255 bytes; 64 KiB, it is left out with a warning |
+//! | warnings of a layer that are logged | 200, the rest is counted |
+//!
+//! How much a stream may decompress to is not bounded: what is held of it is.
 
 mod fields;
 mod file;

@@ -12,8 +12,9 @@ use crate::range::ByteRange;
 
 /// Entries that a layer may have. The largest images have some million.
 const MAX_ENTRIES: usize = 4 << 20;
-/// Bytes of names, links and attributes that a layer may have.
-const MAX_POOL: usize = 1 << 30;
+/// Bytes of names, links and attributes that a layer may have: ten times what a million entries take. They are held in
+/// memory while the layer is scanned, and a megabyte of gzip can hold a gigabyte of them.
+const MAX_POOL: usize = 256 << 20;
 
 /// The entries of a layer, of which entry 0 is the root.
 pub(in crate::index) struct Records {

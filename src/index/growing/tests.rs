@@ -17,6 +17,31 @@ fn told(layer: &str) -> (Vec<String>, Vec<String>) {
     (tree, index.drain_warnings())
 }
 
+/// Adds members until one is refused.
+fn refused(mut member: impl FnMut(usize) -> Member) -> String {
+    let mut index = GrowingIndex::new();
+    let refused = (0..).find_map(|number| index.add(&member(number)).err());
+    refused.unwrap().to_string()
+}
+
+#[test]
+fn a_layer_has_its_limits() {
+    let implied = refused(|number| Member {
+        name: [format!("{number}").as_bytes(), &b"/d".repeat(2000)].concat(),
+        ..Member::default()
+    });
+    let expected = "the layer has more than 1048576 directories that no entry declares, which is not supported";
+    assert_eq!(implied, expected);
+    let value = vec![0; 64 << 10];
+    let held = refused(|number| Member {
+        name: format!("{number}").into(),
+        xattrs: vec![(format!("user.{number}").into(), value.clone())],
+        ..Member::default()
+    });
+    let expected = "the layer has more than 268435456 bytes of names and attributes, which is not supported";
+    assert_eq!(held, expected);
+}
+
 macro_rules! layers {
     ($($rule:ident: $layer:literal => [$($line:literal),* $(,)?] $($warning:literal)*;)*) => {$(
         #[test]
