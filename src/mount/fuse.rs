@@ -24,7 +24,7 @@ use super::status::Reporter;
 use super::unanswered::Unanswered;
 use crate::index::Kind;
 use crate::range::ByteRange;
-use crate::tree::{Attr, Ino, Tree, TreeError};
+use crate::tree::{Attr, Ino, Seek, Tree, TreeError};
 
 /// The image never changes, so neither does an answer: some 136 years.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -430,9 +430,21 @@ impl Filesystem for Fs {
         }
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        // The kernel then does it alone, with the whole file as data.
-        reply.error(Errno::ENOSYS);
+    // The kernel asks only for what it cannot know: where data and holes are.
+    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        match self.shared.tree.seek(Ino(ino.0), offset, what) {
+            Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(self.shared.errno(&error)),
+        }
     }
 
     // The mount is read-only, so the kernel refuses all of these by itself; unless somebody remounts it.

@@ -17,6 +17,7 @@ mod lookup;
 #[cfg(test)]
 mod model;
 mod open;
+mod seek;
 #[cfg(test)]
 mod tests;
 mod xattr;
@@ -38,6 +39,7 @@ pub use attr::Attr;
 pub use ino::Ino;
 pub use listing::{Listed, Listing};
 pub use open::{Opened, Settings, open};
+pub use seek::Seek;
 
 use contribution::Dir;
 use graft::Grafts;
