@@ -35,12 +35,17 @@ const PROVISIONAL: Duration = Duration::from_secs(1);
 /// Bytes of a read request, the most that Linux sends.
 const MAX_READ: u32 = 1 << 20;
 
+/// Bytes of a name, as in every layer.
+const NAME_MAX: usize = 255;
+
 const GENERATION: Generation = Generation(0);
 
 /// The file system as the kernel sees it.
 pub(super) struct Fs {
     shared: Arc<Shared>,
     runtime: Handle,
+    /// Whether the kernel checks permissions.
+    checked: bool,
 }
 
 struct Shared {
@@ -52,7 +57,7 @@ struct Shared {
 }
 
 impl Fs {
-    pub(super) fn new(tree: Arc<Tree>, reporter: Reporter, runtime: Handle) -> Fs {
+    pub(super) fn new(tree: Arc<Tree>, reporter: Reporter, runtime: Handle, checked: bool) -> Fs {
         let (known, unanswered) = (Arc::new(Known::default()), Arc::new(Unanswered::default()));
         let pages = Pages::new(tree.clone(), known.clone(), unanswered.clone());
         Fs {
@@ -64,6 +69,7 @@ impl Fs {
                 pages,
             }),
             runtime,
+            checked,
         }
     }
 
@@ -156,6 +162,17 @@ fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
+/// Why access(2) is refused to anyone who may enter the mount. He may read; but nobody can run what nobody may, and
+/// write only what is not in the image: to what reads from a pipe, or to a device.
+fn refusal(kind: Kind, mode: u16, wanted: AccessFlags) -> Option<Errno> {
+    let outside = matches!(kind, Kind::Fifo | Kind::CharDevice | Kind::BlockDevice);
+    if wanted.contains(AccessFlags::W_OK) && !outside {
+        return Some(Errno::EROFS);
+    }
+    let runs = kind == Kind::Directory || mode & 0o111 != 0;
+    (wanted.contains(AccessFlags::X_OK) && !runs).then_some(Errno::EACCES)
+}
+
 /// A device number as FUSE wants it: Linux's own encoding of 32 bits.
 fn encode_device(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | ((major << 8) & 0xfff00) | ((minor & !0xff) << 12)
@@ -227,6 +244,11 @@ impl Filesystem for Fs {
             // An older kernel works without.
             let _ = config.add_capabilities(flag);
         }
+        if self.checked {
+            // A mode without its ACL gives a group more than the file does. This turns the checks on, so it is not for
+            // mounts without them.
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
+        }
         let _ = config.set_max_write(MAX_READ);
         if let Err(most) = config.set_max_readahead(MAX_READ) {
             let _ = config.set_max_readahead(most);
@@ -237,6 +259,10 @@ impl Filesystem for Fs {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // The kernel itself refuses only far longer ones.
+        if name.len() > NAME_MAX {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         let (shared, name) = (self.shared.clone(), name.as_bytes().to_vec());
         self.serve(async move {
             match shared.tree.lookup(Ino(parent.0), &name).await {
@@ -270,15 +296,11 @@ impl Filesystem for Fs {
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        if mask.contains(AccessFlags::W_OK) {
-            return reply.error(Errno::EROFS);
-        }
         match self.shared.tree.getattr(Ino(ino.0)) {
-            // Whoever may enter the mount may read; but nobody can run what nobody may.
-            Ok(attr) if mask.contains(AccessFlags::X_OK) && attr.kind == Kind::File && attr.mode & 0o111 == 0 => {
-                reply.error(Errno::EACCES)
-            }
-            Ok(_) => reply.ok(),
+            Ok(attr) => match refusal(attr.kind, attr.mode, mask) {
+                Some(errno) => reply.error(errno),
+                None => reply.ok(),
+            },
             Err(error) => reply.error(self.shared.errno(&error)),
         }
     }
@@ -409,7 +431,16 @@ impl Filesystem for Fs {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u32 = 4096;
         let (bytes, entries) = self.shared.reporter.extent();
-        reply.statfs(bytes.div_ceil(BLOCK.into()), 0, 0, entries, 0, BLOCK, 255, BLOCK);
+        reply.statfs(
+            bytes.div_ceil(BLOCK.into()),
+            0,
+            0,
+            entries,
+            0,
+            BLOCK,
+            NAME_MAX as u32,
+            BLOCK,
+        );
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -420,10 +451,13 @@ impl Filesystem for Fs {
         }
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        // Nobody else may read these, which the kernel sees to.
+        let hidden = |name: &[u8]| name.starts_with(b"trusted.") && req.uid() != 0;
         match self.shared.tree.xattr_names(Ino(ino.0)) {
             Ok(names) => {
-                let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
+                let names = names.into_iter().filter(|name| !hidden(name));
+                let list: Vec<u8> = names.flat_map(|name| name.into_iter().chain([0])).collect();
                 reply_xattr(reply, &list, size);
             }
             Err(error) => reply.error(self.shared.errno(&error)),
@@ -529,6 +563,21 @@ impl Filesystem for Fs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn access_is_refused_where_nobody_has_it() {
+        for (kind, mode, read, write, run) in [
+            (Kind::File, 0o666, None, Some(libc::EROFS), Some(libc::EACCES)),
+            (Kind::File, 0o001, None, Some(libc::EROFS), None),
+            (Kind::Directory, 0o600, None, Some(libc::EROFS), None),
+            (Kind::Fifo, 0o666, None, None, Some(libc::EACCES)),
+            (Kind::CharDevice, 0o666, None, None, Some(libc::EACCES)),
+        ] {
+            let wanted = [AccessFlags::R_OK, AccessFlags::W_OK, AccessFlags::X_OK];
+            let got = wanted.map(|wanted| refusal(kind, mode, wanted).map(|errno| errno.code()));
+            assert_eq!(got, [read, write, run], "{kind:?} {mode:o}");
+        }
+    }
 
     #[test]
     fn device_numbers_are_encoded_as_linux_does() {

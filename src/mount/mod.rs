@@ -126,7 +126,12 @@ pub fn mount(
     let mountpoint = check_mountpoint(mountpoint)?;
     let options = parse(&opened.image, options)?;
     let reporter = status::Reporter::new(opened, mountpoint.clone(), log);
-    let fs = fuse::Fs::new(opened.tree.clone(), reporter, runtime.clone());
+    let fs = fuse::Fs::new(
+        opened.tree.clone(),
+        reporter,
+        runtime.clone(),
+        options.default_permissions,
+    );
     let pages = fs.pages();
     let kernel = |cause| MountError::Kernel {
         path: mountpoint.clone(),
