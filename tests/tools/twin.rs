@@ -28,7 +28,7 @@ impl Twin {
         disk.freeze(options);
         let served = Served::made(&ImageBuilder::of([Layer::tar(tar)]));
         let mount = Mount::of(served.reference())
-            .with(["--no-layers", "-o", options])
+            .with(["--no-layers", "--index", "-o", options])
             .start();
         Twin {
             mount,
