@@ -46,6 +46,8 @@ pub(super) struct Fs {
     runtime: Handle,
     /// Whether the kernel checks permissions.
     checked: bool,
+    /// Whether user 0 of a request is root. The root of another user namespace may not read what is for root only.
+    knows_root: bool,
 }
 
 struct Shared {
@@ -70,6 +72,7 @@ impl Fs {
             }),
             runtime,
             checked,
+            knows_root: in_initial_user_namespace(),
         }
     }
 
@@ -132,6 +135,12 @@ impl Shared {
         }
         self.tree.xattr(ino, name)
     }
+}
+
+/// Whether this process is in the namespace that all others are made from: there users are mapped to themselves.
+fn in_initial_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 fn ttl(attr: &Attr) -> Duration {
@@ -453,7 +462,8 @@ impl Filesystem for Fs {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         // Nobody else may read these, which the kernel sees to.
-        let hidden = |name: &[u8]| name.starts_with(b"trusted.") && req.uid() != 0;
+        let root = self.knows_root && req.uid() == 0;
+        let hidden = |name: &[u8]| name.starts_with(b"trusted.") && !root;
         match self.shared.tree.xattr_names(Ino(ino.0)) {
             Ok(names) => {
                 let names = names.into_iter().filter(|name| !hidden(name));

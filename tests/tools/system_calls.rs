@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::same::{assert_lines, assert_same};
+use super::same::{assert_lines, assert_same, inside};
 use super::twin::Twin;
 use crate::support::attempt;
 
@@ -134,6 +134,35 @@ fn acls_and_capabilities_and_other_attributes_are_those_of_ext4() {
             same("find . -print0 | sort -z | xargs -0 getfattr --no-dereference --dump --match=- --absolute-names --");
         assert!(all.contains("trusted.secret") && all.contains("security.capability") && !all.contains("peelfs"));
     }
+}
+
+/// Root of a user namespace is user 0 to a mount that was made there, and yet not who may read `trusted.*`.
+#[test]
+fn root_of_a_user_namespace_is_not_told_what_he_may_not_read() {
+    let twin = Twin::of(TREE, "nosuid");
+    let place = tempfile::tempdir().unwrap();
+    let listed = |dir: &str| format!("cd {dir}; getfattr --dump --match=- noted private dir; getcap capable");
+    let namespace = "unshare --user --map-root-user --mount bash -euo pipefail -c";
+    let mounted = format!(
+        "{namespace} '
+            mkdir mnt cache
+            trap \"umount --lazy $PWD/mnt\" EXIT
+            {peelfs} mount --quiet --no-layers --cache-dir cache {image} mnt
+            {listed}'",
+        peelfs = env!("CARGO_BIN_EXE_peelfs"),
+        image = twin.layout(),
+        listed = listed("mnt"),
+    );
+    let [found, expected] = [
+        inside(place.path(), &mounted),
+        inside(twin.disk.root(), &format!("{namespace} '{}'", listed("."))),
+    ]
+    .map(|output| [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()));
+    assert_eq!(found, expected);
+    assert!(
+        found[0].contains("user.note") && found[0].contains("cap_net_raw"),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub struct Twin {
     pub mount: Mount,
     /// The file system.
     pub disk: Disk,
-    _served: Served,
+    served: Served,
 }
 
 impl Twin {
@@ -30,11 +30,12 @@ impl Twin {
         let mount = Mount::of(served.reference())
             .with(["--no-layers", "--index", "-o", options])
             .start();
-        Twin {
-            mount,
-            disk,
-            _served: served,
-        }
+        Twin { mount, disk, served }
+    }
+
+    /// The image as an OCI layout, to be mounted by others.
+    pub fn layout(&self) -> String {
+        format!("oci:{}:{}", self.served.image.layout.display(), self.served.image.tag)
     }
 }
 
