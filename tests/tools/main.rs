@@ -3,19 +3,13 @@
 //!
 //! What a FUSE file system cannot do as ext4 does is written down beside what is compared.
 
+#[path = "../support/mod.rs"]
 mod support;
 
-#[path = "tools/databases.rs"]
 mod databases;
-#[path = "tools/debian.rs"]
 mod debian;
-#[path = "tools/roots.rs"]
 mod roots;
-#[path = "tools/same.rs"]
 mod same;
-#[path = "tools/system_calls.rs"]
 mod system_calls;
-#[path = "tools/twin.rs"]
 mod twin;
-#[path = "tools/unpacked.rs"]
 mod unpacked;
