@@ -273,7 +273,7 @@ fn trees_differ_where_they_differ() {
     let text = timeless(&other).differences(&timeless(&one));
     for part in [
         "link: link is -, not link",
-        "link: sha256 is",
+        "link: content is c0ntent, not content",
         "new\\n: should not be",
         "sub/file: xattrs is user.x=1, not -",
     ] {

@@ -41,12 +41,12 @@ impl Tree {
 
     /// Scans each layer below `top` while the one above it is being scanned for long. Never ends.
     async fn scout(&self, top: usize) -> Infallible {
-        let nothing = String::new;
+        let what = || "what may be asked for next".to_owned();
         let mut scans = FuturesUnordered::new();
         let pairs = self.layers.get(..top).unwrap_or_default().windows(2).rev();
         for (below, above) in pairs.filter_map(|pair| Some((pair.first()?, pair.last()?))) {
             let far = |view: View<'_>| (view.complete() || view.compressed() >= SCOUT).then(|| view.complete());
-            let mut far = pin!(above.ask(Want::ToWatch, nothing, far));
+            let mut far = pin!(above.ask(Want::ToWatch, what, far));
             let complete = loop {
                 tokio::select! {
                     far = &mut far => break far,
@@ -58,8 +58,8 @@ impl Tree {
                 Ok(true) => {}
                 Ok(false) => scans.push(async move {
                     tokio::select! {
-                        _ = above.ask(Want::ToWatch, nothing, |view| view.complete().then_some(())) => {}
-                        _ = below.ask(Want::Little, nothing, |view| view.complete().then_some(())) => {}
+                        _ = above.ask(Want::ToWatch, what, |view| view.complete().then_some(())) => {}
+                        _ = below.ask(Want::Little, what, |view| view.complete().then_some(())) => {}
                     }
                 }),
                 // An error is met again, and told, by the question itself if it gets there.
