@@ -99,7 +99,11 @@ impl RegistryReference {
                 "'{tag}' cannot be a tag (letters, digits, '_', '.', '-', at most 128)"
             ));
         }
-        let registry = registry.to_ascii_lowercase();
+        // One that only its capitals make a host keeps them, or it would be none when it is read again.
+        let registry = match registry.to_ascii_lowercase() {
+            lower if is_host(&lower) => lower,
+            _ => registry.to_owned(),
+        };
         check_host(&registry)?;
         let registry = match registry.as_str() {
             "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
@@ -314,6 +318,8 @@ mod tests {
             ("[::1]:5000/x:1", "[::1]:5000/x:1"),
             ("[::1]/x", "[::1]/x:latest"),
             ("GHCR.io/o/x", "ghcr.io/o/x:latest"),
+            ("Mirror/o/x", "Mirror/o/x:latest"),
+            ("LOCALHOST/x", "localhost/x:latest"),
             ("x.example/a/b/c/d:e", "x.example/a/b/c/d:e"),
             ("a__b/c--d/e.f_g", "docker.io/a__b/c--d/e.f_g:latest"),
             ("x:A_.-b", "docker.io/library/x:A_.-b"),

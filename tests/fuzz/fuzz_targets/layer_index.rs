@@ -1,6 +1,8 @@
 //! Any bytes as an index file, and a real one with any changes, with right checksums: it is refused, or every answer comes.
 #![no_main]
 
+mod changed;
+
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -79,22 +81,9 @@ static REAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     index.finish(&facts, [0; 32])
 });
 
-/// The real index with bytes changed: two bytes choose the place of each, the third is the byte. An odd number of them
-/// cuts the end off.
-fn changed(changes: &[u8]) -> Vec<u8> {
-    let mut bytes = REAL.clone();
-    for change in changes.chunks_exact(3) {
-        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % bytes.len();
-        bytes[at] = change[2];
-    }
-    let cut = changes.len() % 3 * 7;
-    bytes.truncate(bytes.len() - cut);
-    bytes
-}
-
 fuzz_target!(|input: &[u8]| {
     let mut bytes = match input {
-        [0, changes @ ..] => changed(changes),
+        [0, changes @ ..] => changed::changed(&REAL, changes),
         bytes => bytes.to_vec(),
     };
     let _ = with_checksum(&mut bytes);
