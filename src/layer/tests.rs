@@ -5,6 +5,7 @@ mod damage;
 mod long;
 mod reading;
 mod sparse;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
