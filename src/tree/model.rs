@@ -284,7 +284,13 @@ impl Model {
 
         let mut taken: BTreeMap<Path, bool> = BTreeMap::new();
         for (path, node) in &own.nodes {
-            let marked = never_shown(path, matches!(node.is, OwnIs::Directory(_)));
+            let landed = match &node.is {
+                OwnIs::Directory(_) => places.get(path),
+                _ => path.split_last().and_then(|(_, parents)| places.get(parents)),
+            };
+            let directory = matches!(node.is, OwnIs::Directory(_));
+            // A symlink may lead to such a name as well.
+            let marked = never_shown(path, directory) || landed.is_some_and(|place| never_shown(place, true));
             match &node.is {
                 OwnIs::Directory(_) if marked => {}
                 OwnIs::Directory(declared) => {
