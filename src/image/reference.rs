@@ -182,7 +182,8 @@ impl FromStr for Reference {
             "http://",
             "https://",
         ] {
-            if text.starts_with(prefix) {
+            // A host is shown in small letters, and must not become one of these by it.
+            if text.to_ascii_lowercase().starts_with(prefix) {
                 return refuse("only registries, oci:DIR[:TAG] and docker-archive:FILE[:TAG] can be read");
             }
         }
@@ -375,6 +376,7 @@ mod tests {
             "x/../y",
             "x?y",
             "x%2e",
+            "Containers-storage:0/x",
             "oci:",
             "oci::x",
             "oci:x:",

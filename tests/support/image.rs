@@ -303,7 +303,12 @@ impl Layer {
 
     /// A layer of these very bytes, which hold, or claim to hold, `tar`.
     pub fn blob(blob: impl Into<Vec<u8>>, tar: &[u8]) -> Layer {
-        Layer::new(LayerSource::Blob(blob.into(), Digest::sha256(tar)))
+        Layer::blob_of(blob, Digest::sha256(tar))
+    }
+
+    /// A layer of these very bytes, which hold a tar of this digest.
+    pub fn blob_of(blob: impl Into<Vec<u8>>, diff_id: Digest) -> Layer {
+        Layer::new(LayerSource::Blob(blob.into(), diff_id))
     }
 
     /// Compressed another way; of a blob, told to be so.

@@ -232,7 +232,7 @@ impl Mount {
     #[track_caller]
     pub fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        eventually("the daemon ends", Duration::from_secs(20), || {
+        eventually("the daemon ends", Duration::from_secs(60), || {
             child.try_wait().expect("a child")
         })
     }
