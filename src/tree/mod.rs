@@ -6,6 +6,7 @@
 //! This is a plain async library that knows nothing of the kernel. Every method answers only what is proven, waiting
 //! for layers to be scanned as far as that takes; what the rest of a layer can still change is marked as not
 //! [`settled`](Attr::settled).
+#![doc = include_str!("semantics.md")]
 
 mod attr;
 mod contribution;
