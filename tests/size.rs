@@ -163,12 +163,12 @@ print(len(names), len(set(names)))
 
 #[test]
 fn a_path_of_a_thousand_and_of_two_thousand_directories_is_walked() {
-    // From the index on disk the second time, which is one time enough.
-    for (depth, mounts) in [(1000, 2), (2047, 1)] {
+    for depth in [1000, 2047] {
         // With the name of the file, 4095 bytes at most: what a path may have.
         let path = "d/".repeat(depth) + "f";
         let made = Made::of([Layer::of([Entry::file(&path, "the bottom\n")])]);
-        for _ in 0..mounts {
+        // From the index on disk the second time.
+        for _ in 0..2 {
             let mount = made.mount().start();
             for view in [".", "layers/0"] {
                 let walk = format!(

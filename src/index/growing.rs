@@ -16,7 +16,7 @@ use crate::range::ByteRange;
 use crate::stream::Checkpoint;
 
 use super::names::{self, MAX_HOPS, MAX_NAME, MAX_PATH, MAX_SYMLINK, NameFault, shown};
-use super::record::{self, IMPLIED, NONE, OPAQUE, REPLACING, Record, SPARSE, WHITEOUTS, pair};
+use super::record::{self, NONE, OPAQUE, REPLACING, Record, SPARSE, WHITEOUTS, pair};
 use super::spans::{Mark, Marks, Span};
 use super::{Entries, Entry, EntryId, IndexError, Kind, Member};
 use records::Records;
@@ -293,8 +293,8 @@ impl GrowingIndex {
     /// Gives a directory the attributes of an entry that declares it; its children stay.
     fn declare(&mut self, id: u32, member: &Member) -> Result<(), IndexError> {
         let new = self.record_of(member, Kind::Directory, false, None)?;
+        self.records.declare(id);
         let old = self.records.get_mut(id);
-        old.kind &= !IMPLIED;
         old.mode = new.mode;
         old.uid = new.uid;
         old.gid = new.gid;

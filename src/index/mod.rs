@@ -51,6 +51,7 @@ use crate::range::ByteRange;
 pub use file::{LayerFacts, LayerIndex};
 pub use growing::{Change, GrowingIndex};
 pub use member::Member;
+pub(crate) use names::never_shown;
 pub use partial::{PartialLog, ScanState, Start};
 pub use record::{Pieces, Xattrs};
 pub use spans::Span;
@@ -138,6 +139,9 @@ pub struct Entry<'a> {
     pub nlink: u32,
     /// A directory that has not been declared by an entry.
     pub implied: bool,
+    /// A directory that exists because of its layer: it is declared, or anything but whiteouts is below it. Others are
+    /// only on the way to whiteouts, which do something to what lower layers have and make nothing appear.
+    pub solid: bool,
     /// The directory has, or had, a child whose name begins with `.wh.`.
     pub whiteouts: bool,
     /// The directory has `.wh..wh..opq`.

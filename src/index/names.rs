@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Kind;
+
 /// Longest path, in bytes.
 pub(super) const MAX_PATH: usize = 4096;
 /// Longest component of a path, in bytes.
@@ -13,6 +15,8 @@ pub(super) const MAX_HOPS: usize = 40;
 
 /// The start of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
+/// The start of names that belong to aufs, with all that is below them.
+const RESERVED: &[u8] = b".wh..wh.";
 /// The name of the whiteout that makes its directory opaque.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Files that eStargz puts into the root of a layer for itself.
@@ -74,6 +78,12 @@ pub(super) fn is_whiteout(name: &[u8]) -> bool {
 /// Whether a last component makes its directory opaque.
 pub(super) fn is_opaque(name: &[u8]) -> bool {
     name == OPAQUE
+}
+
+/// Whether an entry of that name is never part of the merged view. Only the last name of a path makes a whiteout: of
+/// `.wh.a/b` the first is a directory like others, as all tools have it.
+pub(crate) fn never_shown(name: &[u8], kind: Kind) -> bool {
+    name.starts_with(RESERVED) || is_whiteout(name) && kind != Kind::Directory
 }
 
 /// Whether a file of this name in a layer's root belongs to the layer's format, not to the image.

@@ -1,11 +1,12 @@
 //! A record: one entry in 64 bytes, the same in memory and on disk, with its names, links and attributes in a pool.
 //!
 //! What only some kinds have shares a field: `place` is where a file's bytes are, a device's numbers, or where a
-//! directory's children are. Offsets into the pool are 0 for "none", so a pool begins with a byte that means nothing.
+//! directory's children are; `size` is a file's, or how many children make a directory exist. Offsets into the pool are 0 for "none", so a pool begins with a byte that means nothing.
 
 use crate::range::ByteRange;
 
 use super::fields::{Fields, put_block};
+use super::names::never_shown;
 use super::{Entry, EntryId, Kind};
 
 /// Bytes of a record on disk.
@@ -90,6 +91,19 @@ impl Record {
         self.kind & flag != 0
     }
 
+    /// Whether it is a directory that exists because of its layer.
+    pub fn is_solid(&self) -> bool {
+        self.is(Kind::Directory) && (!self.has(IMPLIED) || self.size > 0)
+    }
+
+    /// Whether the directory that it is in exists because of it.
+    pub fn makes_solid(&self, pool: &[u8]) -> bool {
+        let (Some(kind), Some(name)) = (self.kind(), self.name(pool)) else {
+            return false;
+        };
+        !never_shown(name, kind) && (kind != Kind::Directory || self.is_solid())
+    }
+
     /// Whether it is a file with holes.
     pub fn is_sparse(&self) -> bool {
         self.is(Kind::File) && self.has(SPARSE)
@@ -151,7 +165,7 @@ impl Record {
             mode: self.mode & 0o7777,
             uid: self.uid,
             gid: self.gid,
-            size: self.size,
+            size: if kind == Kind::Directory { 0 } else { self.size },
             mtime: self.mtime,
             mtime_nsec: self.mtime_nsec,
             major,
@@ -161,6 +175,7 @@ impl Record {
             target: (self.target != NONE).then_some(EntryId(self.target)),
             nlink: self.nlink,
             implied: self.has(IMPLIED),
+            solid: self.is_solid(),
             whiteouts: self.has(WHITEOUTS),
             opaque: self.has(OPAQUE),
             replacing: kind == Kind::Directory && self.has(REPLACING),

@@ -73,6 +73,7 @@ pub(super) fn tree(index: &impl Entries) -> Vec<String> {
         }
         for (flag, is) in [
             ("implied", entry.implied),
+            ("unsolid", entry.kind == Kind::Directory && !entry.solid),
             ("whiteouts", entry.whiteouts),
             ("opaque", entry.opaque),
             ("replacing", entry.replacing),

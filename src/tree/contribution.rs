@@ -13,20 +13,11 @@ use parking_lot::Mutex;
 
 use super::graft::join;
 use super::{Ino, Tree, TreeError};
-use crate::index::{Entries, Entry, EntryId, Kind};
+use crate::index::{Entries, Entry, EntryId, Kind, never_shown};
 use crate::layer::Want;
 
 /// The start of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
-
-/// The start of names that belong to aufs, with all that is below them.
-const RESERVED: &[u8] = b".wh..wh.";
-
-/// Whether an entry of that name is never part of the merged view. Only the last name of a path makes a whiteout: of
-/// `.wh.a/b` the first is a directory like others, as all tools have it.
-pub(super) fn never_shown(name: &[u8], kind: Kind) -> bool {
-    name.starts_with(RESERVED) || name.starts_with(WHITEOUT) && kind != Kind::Directory
-}
 
 /// What a whiteout's name hides; none if it is no whiteout, or one that has no effect on other names.
 pub(super) fn hidden_by<'a>(whiteout: &Entry<'a>) -> Option<&'a [u8]> {
@@ -294,7 +285,7 @@ impl Tree {
                         // Below the base there is no symlink that its children could have been meant to follow, and
                         // nothing that could declare it: that it exists is certain, its attributes can wait.
                         let growing = entry.implied && !view.complete();
-                        if growing && !(layer == 0 && solid(entries, &entry)) {
+                        if growing && !(layer == 0 && entry.solid) {
                             return None;
                         }
                         let contribution = Contribution {
@@ -303,7 +294,7 @@ impl Tree {
                             attrs: (growing || !entry.implied).then_some(entry.id),
                             visible: true,
                         };
-                        Some(Own::Directory(contribution, solid(entries, &entry)))
+                        Some(Own::Directory(contribution, entry.solid))
                     })
                     .await?
             }
@@ -375,36 +366,4 @@ pub(super) fn hides(entries: &dyn Entries, directory: EntryId, name: &[u8]) -> b
         return true;
     }
     child(&[WHITEOUT, name].concat()).is_some_and(|whiteout| hidden_by(&whiteout).is_some())
-}
-
-/// Whether a directory of a layer exists because of that layer: it is declared, or anything but whiteouts is in it.
-pub(super) fn solid(entries: &dyn Entries, directory: &Entry<'_>) -> bool {
-    let mut todo = vec![directory.id];
-    let counts = |entry: &Entry<'_>, todo: &mut Vec<EntryId>| {
-        if never_shown(entry.name, entry.kind) {
-            return false;
-        }
-        let way = entry.kind == Kind::Directory && entry.implied;
-        if way {
-            todo.push(entry.id);
-        }
-        !way
-    };
-    if !directory.implied {
-        return true;
-    }
-    while let Some(id) = todo.pop() {
-        // What made the directory implied has the next number, and is nearly always what is looked for.
-        let next = entries.entry(EntryId(id.0.saturating_add(1)));
-        let next = next.filter(|next| next.parent == id && entries.child(id, next.name) == Some(next.id));
-        if next.is_some_and(|next| counts(&next, &mut Vec::new())) {
-            return true;
-        }
-        let children = entries.children(id);
-        let mut children = children.into_iter().filter_map(|child| entries.entry(child));
-        if children.any(|child| counts(&child, &mut todo)) {
-            return true;
-        }
-    }
-    false
 }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::contribution::{Child, Contribution, Dir, hides, never_shown, solid};
+use super::contribution::{Child, Contribution, Dir, hides};
 use super::lookup::{Found, Moment};
 use super::{Ino, Tree, TreeError};
-use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex};
+use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
 
 /// The grafts of one layer.
 #[derive(Default)]
@@ -143,7 +143,7 @@ impl Tree {
             let (contribution, exists) = directory.get_or_insert((bare, false));
             contribution.entry = contribution.entry.or(Some(entry.id));
             contribution.attrs = contribution.attrs.max((!entry.implied).then_some(entry.id));
-            *exists |= grafts.index.as_ref().is_some_and(|index| solid(&**index, &entry));
+            *exists |= entry.solid;
         }
         if let Some((entry, (layer, target))) = leaf
             && directory.is_none_or(|(directory, _)| Some(entry) > directory.entry)
@@ -196,7 +196,7 @@ impl Tree {
                                     if entry.implied && self.symlink_target(layer, leaf)?.is_some() =>
                                 {
                                     found.moved.insert(id);
-                                    self.graft(number, &parent, &index, &entry, &mut found).await?
+                                    self.graft(number, &parent, &entry, &mut found).await?
                                 }
                                 _ => None,
                             }
@@ -218,7 +218,6 @@ impl Tree {
         &self,
         number: usize,
         parent: &Dir,
-        index: &LayerIndex,
         entry: &Entry<'_>,
         found: &mut Grafts,
     ) -> Result<Option<Arc<Dir>>, TreeError> {
@@ -232,10 +231,12 @@ impl Tree {
             tracing::warn!("layer {number}: what is in '{name}' is left out: it is a loop of symlinks");
             return Ok(None);
         }
+        let mut names = target.path.split(|byte| *byte == b'/');
+        let hidden = names.any(|name| never_shown(name, Kind::Directory));
         found.grafts.push(Graft {
             path: target.path,
             entry: entry.id,
-            solid: solid(index, entry),
+            solid: entry.solid && !hidden,
         });
         match target.found {
             Some(Found::Directory(dir)) => Ok(Some(dir)),

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use futures_util::future::{join_all, select};
 use lru::LruCache;
 
-use super::contribution::{Contribution, Dir, hidden_by, never_shown};
+use super::contribution::{Contribution, Dir, hidden_by};
 use super::lookup::Found;
 use super::{Ino, Tree, TreeError};
-use crate::index::{Entries, EntryId, Kind};
+use crate::index::{Entries, EntryId, Kind, never_shown};
 use crate::layer::LayerError;
 
 /// Bytes of listings that are kept for readers who come back for the next part of a directory.

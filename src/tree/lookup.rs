@@ -9,9 +9,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::contribution::{Child, Dir, never_shown};
+use super::contribution::{Child, Dir};
 use super::{Attr, Ino, Tree, TreeError};
-use crate::index::{Entries, EntryId, Kind};
+use crate::index::{Entries, EntryId, Kind, never_shown};
 use crate::layer::{View, Want};
 
 /// Compressed bytes of a layer in which an answer is looked for before the layer below is scanned as well. Small

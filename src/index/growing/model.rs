@@ -203,6 +203,18 @@ impl Model {
         }
     }
 
+    /// Whether a directory exists because of this layer.
+    fn is_solid(&self, node: &Node, path: &Path) -> bool {
+        let declared = |node: &Node| !matches!(node, Node::Directory { mode: None, .. });
+        let below = |(other, node): (&Path, &Node)| {
+            let names = other.strip_prefix(path.as_slice()).filter(|names| !names.is_empty())?;
+            let reserved = names.iter().any(|name| name.starts_with(".wh..wh."));
+            let whiteout = !matches!(node, Node::Directory { .. }) && other.last()?.starts_with(".wh.");
+            (declared(node) && !reserved && !whiteout).then_some(())
+        };
+        declared(node) || self.nodes.iter().find_map(below).is_some()
+    }
+
     /// What [`tree`] must show.
     fn tree(&self) -> Vec<String> {
         let names = |inode| {
@@ -213,6 +225,7 @@ impl Model {
             }
         };
         let line = |(path, node): (&Path, &Node)| {
+            let unsolid = if self.is_solid(node, path) { "" } else { " unsolid" };
             let path = if path.is_empty() {
                 "/".to_owned()
             } else {
@@ -230,7 +243,7 @@ impl Model {
                     let opaque = if *opaque { " opaque" } else { "" };
                     let replacing = if *replacing { " replacing" } else { "" };
                     let mode = mode.map_or(String::new(), |mode| format!(" {mode}"));
-                    format!("d {path}{implied}{whiteouts}{opaque}{replacing}{mode}")
+                    format!("d {path}{implied}{unsolid}{whiteouts}{opaque}{replacing}{mode}")
                 }
                 Node::Lower(link, mode) => format!("h {path} => {} {mode}", link.join("/")),
                 Node::Inode(i, Some((link, mode))) => {

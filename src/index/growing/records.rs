@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::index::record::{DEAD, NONE, Record};
+use crate::index::record::{DEAD, IMPLIED, NONE, Record};
 use crate::index::{Entry, EntryId, IndexError, Kind};
 use crate::range::ByteRange;
 
@@ -90,11 +90,54 @@ impl Records {
                 .partition_point(|other| self.records[*other as usize].place <= record.place);
             self.stored.insert(at, id);
         }
+        if self.get(id).makes_solid(&self.pool) {
+            self.hold(dir);
+        }
         Ok(id)
+    }
+
+    /// Notes that an entry has declared a directory.
+    pub fn declare(&mut self, id: u32) {
+        let was_solid = self.get(id).is_solid();
+        self.get_mut(id).kind &= !IMPLIED;
+        let record = self.get(id);
+        if !was_solid && id != 0 && record.makes_solid(&self.pool) {
+            self.hold(record.parent);
+        }
+    }
+
+    /// Notes that one more entry makes `dir` exist, and so those above it.
+    fn hold(&mut self, mut dir: u32) {
+        loop {
+            let was_solid = self.get(dir).is_solid();
+            self.get_mut(dir).size += 1;
+            let record = self.get(dir);
+            if was_solid || dir == 0 || !record.makes_solid(&self.pool) {
+                break;
+            }
+            dir = record.parent;
+        }
+    }
+
+    /// Notes that one entry less makes `dir` exist.
+    fn release(&mut self, mut dir: u32) {
+        loop {
+            let made_solid = self.get(dir).makes_solid(&self.pool);
+            self.get_mut(dir).size -= 1;
+            let record = self.get(dir);
+            if record.is_solid() || dir == 0 || !made_solid {
+                break;
+            }
+            dir = record.parent;
+        }
     }
 
     /// Takes away the name of an entry, and all that is below it.
     pub fn remove(&mut self, old: u32) {
+        let record = self.get(old);
+        if record.makes_solid(&self.pool) {
+            self.release(record.parent);
+        }
         let mut todo = vec![old];
         while let Some(id) = todo.pop() {
             let record = *self.get(id);

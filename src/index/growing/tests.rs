@@ -107,7 +107,7 @@ layers! {
         f a/x" => ["l a -> b 1", "l b -> a 2"] "'a/x' is left out: its name leads through more than 40 symlinks";
     whiteouts_are_entries_that_mark_their_directory: "f a/.wh.b 7
         d c/.wh..wh..opq" => [
-        "d a implied whiteouts", "f a/.wh.b 1", "d c implied whiteouts opaque", "f c/.wh..wh..opq 2"];
+        "d a implied unsolid whiteouts", "f a/.wh.b 1", "d c implied unsolid whiteouts opaque", "f c/.wh..wh..opq 2"];
     a_directory_keeps_its_marks_when_declared: "f a/.wh.b
         d a" => ["d a whiteouts 2", "f a/.wh.b 1"];
     a_hardlink_is_its_target: "f a 3

@@ -70,6 +70,7 @@ cases! {
     only_the_last_name_is_a_whiteout: ["f a", "f .wh.a/x\nf .wh.b/.wh.x"] => [".wh.a: d -", ".wh.a/x: f 1.0", "a: f 0.0"];
     a_whiteout_that_became_a_directory_was_one: ["f a\nf b", "f .wh.a\nf .wh.a/x"]
         => [".wh.a: d -", ".wh.a/x: f 1.1", "b: f 0.1"], 1: [".wh.a: d -", ".wh.a/x: f 1.1"];
+    a_symlink_to_a_name_of_aufs_makes_nothing_appear: ["l b a/.wh..wh.c", "f b/x"] => ["b: l a/.wh..wh.c 0.0"];
     a_directory_of_aufs_has_no_effect: ["f a", "d .wh..wh.plnk\nf .wh..wh.plnk/1.2\nh b .wh..wh.plnk/1.2"]
         => ["a: f 0.0", "b: f 1.1 x2"];
     a_directory_that_was_a_file_before_has_no_lower_children: ["d a\nf a/x\nd b\nf b/x", "f a\nd a\nf b\nf b/y"]
