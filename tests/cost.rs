@@ -185,7 +185,11 @@ fn many_readers_of_one_cold_file_cause_the_requests_of_one() {
     served.assert_no_byte_twice();
     // How large the requests of a scan are depends on how much has arrived when it asks: the first has 64 KiB, each other
     // at least half of what all before it had, and never is more asked for than twice what was taken.
-    let most = 1 + (1..).take_while(|n| 65_536.0 * 1.5_f64.powi(*n) < many.1 as f64).count() + 1;
+    let most = 1
+        + (1..)
+            .take_while(|n| 65_536.0 * 1.5_f64.powi(*n) < many.1 as f64)
+            .count()
+        + 1;
     assert!(
         many.0 <= most && many.1 <= 2 * bytes,
         "one: {requests} requests, {bytes} bytes; 32: {many:?}"
