@@ -1,7 +1,8 @@
 //! Going into the background: the command starts itself again and waits until that process is ready.
 //!
-//! The child's standard output is a pipe on which it says that the mount answers; its standard input is another, whose
-//! end tells it that the terminal's process has gone before that. Errors go to the inherited standard error.
+//! The child's standard output is a pipe on which it says that the mount answers; its standard input is another, by which
+//! it gets what must not stand among its arguments, and whose end tells it that the terminal's process has gone before
+//! the mount answers. Errors go to the inherited standard error.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -42,8 +43,23 @@ pub(super) fn is_daemon() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// Starts this command again as a daemon, and waits until it is ready. Gives what it had to say.
-pub(super) fn start() -> Result<String, Failure> {
+/// What [`start`] was given, in the process that it started.
+pub(super) fn secret() -> Result<Option<String>, Failure> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut input = std::io::stdin();
+        let mut length = [0; 4];
+        input.read_exact(&mut length)?;
+        let mut secret = vec![0; u32::from_le_bytes(length) as usize];
+        input.read_exact(&mut secret)?;
+        Ok(secret)
+    };
+    let secret = read().map_err(Failure::io("cannot start the daemon"))?;
+    Ok(String::from_utf8(secret).ok().filter(|secret| !secret.is_empty()))
+}
+
+/// Starts this command again as a daemon, hands it `secret`, which is not empty, and waits until it is ready. Gives what it
+/// had to say.
+pub(super) fn start(secret: Option<&str>) -> Result<String, Failure> {
     let failed = || Failure::io("cannot start the daemon");
     let program = std::env::current_exe().map_err(failed())?;
     let mut child = Command::new(program)
@@ -54,6 +70,11 @@ pub(super) fn start() -> Result<String, Failure> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed())?;
+    if let Some(input) = &mut child.stdin {
+        let secret = secret.unwrap_or_default().as_bytes();
+        // If it has ended already, its exit code tells more.
+        let _ = input.write_all(&[&(secret.len() as u32).to_le_bytes(), secret].concat());
+    }
     let mut line = String::new();
     if let Some(output) = child.stdout.take() {
         BufReader::new(output).read_line(&mut line).map_err(failed())?;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the image could not be had from its registry, layout or archive.
 
+mod access;
 mod daemon;
 mod log;
 mod mount;

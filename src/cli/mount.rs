@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::daemon::{self, Starting};
 use super::log::{self, Log};
-use super::{Failure, progress, size};
+use super::{Failure, access, progress, size};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::mount::{self, MountOptions};
@@ -52,6 +52,8 @@ pub(super) struct Arguments {
     /// Talk to the registry without TLS, or with a certificate that cannot be verified. Loopback needs no such leave
     #[arg(long)]
     insecure: bool,
+    #[command(flatten)]
+    access: access::Arguments,
     /// The name of the directory that shows each layer
     #[arg(long, value_name = "NAME", default_value = "layers", conflicts_with = "no_layers")]
     layers_dir: String,
@@ -74,7 +76,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    fn settings(&self) -> Result<Settings, Failure> {
+    fn settings(&self, password: Option<String>) -> Result<Settings, Failure> {
         let layers_dir = match (self.no_layers, self.layers_dir.as_str()) {
             (true, _) => None,
             (false, name) if matches!(name, "" | "." | "..") || name.contains('/') || name.len() > 255 => {
@@ -94,6 +96,7 @@ impl Arguments {
             insecure: self.insecure,
             offline: self.offline,
             timeout: Duration::from_secs(self.timeout),
+            access: self.access.access(password)?,
             verify_first: self.verify == "full",
             layers_dir,
         })
@@ -116,14 +119,16 @@ fn default_cache_dir() -> PathBuf {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.foreground {
         daemon::set_allocator();
+        let password = arguments.access.password()?;
         let log = Log::start(false);
-        return serve(arguments, &log, None);
+        return serve(arguments, password, &log, None);
     }
     if daemon::is_daemon() {
+        let password = daemon::secret()?;
         let log = Log::start(true);
-        return serve(arguments, &log, Some(Starting::new()));
+        return serve(arguments, password, &log, Some(Starting::new()));
     }
-    let ready = daemon::start()?;
+    let ready = daemon::start(arguments.access.password()?.as_deref())?;
     if !arguments.quiet {
         eprintln!("{ready}");
     }
@@ -131,8 +136,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Mounts and serves until it is unmounted.
-fn serve(arguments: &Arguments, log: &Log, starting: Option<Starting>) -> Result<(), Failure> {
-    let settings = arguments.settings()?;
+fn serve(
+    arguments: &Arguments,
+    password: Option<String>,
+    log: &Log,
+    starting: Option<Starting>,
+) -> Result<(), Failure> {
+    let settings = arguments.settings(password)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
         .max_blocking_threads(BLOCKING_THREADS)

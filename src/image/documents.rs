@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -71,13 +72,15 @@ impl Documents {
         }
     }
 
-    /// The digest that `reference` last stood for on `platform`.
-    pub fn last_digest(&self, reference: &str, platform: &Platform) -> Option<Digest> {
-        let text = String::from_utf8(read(&self.tag_path(reference, platform)?, 4096)?).ok()?;
+    /// The digest that `reference` last stood for on `platform`, and when the registry said so.
+    pub fn last_digest(&self, reference: &str, platform: &Platform) -> Option<(Digest, SystemTime)> {
+        let path = self.tag_path(reference, platform)?;
+        let text = String::from_utf8(read(&path, 4096)?).ok()?;
+        let at = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
         let mut lines = text.lines();
         let digest = lines.next()?.parse().ok()?;
         // The name of the file is only a hash of these.
-        (lines.next()? == reference && lines.next()? == platform.to_string()).then_some(digest)
+        (lines.next()? == reference && lines.next()? == platform.to_string()).then_some((digest, at))
     }
 
     /// Remembers what `reference` stands for on `platform`. Called when all its documents are kept.
@@ -157,7 +160,7 @@ mod tests {
 
         let other = Documents::open(dir.path());
         assert_eq!(other.get(&digest).unwrap(), "document");
-        assert_eq!(other.last_digest("x:1", &platform), Some(digest));
+        assert_eq!(other.last_digest("x:1", &platform).unwrap().0, digest);
         assert_eq!(other.last_digest("x:2", &platform), None);
         assert_eq!(other.last_digest("x:1", &"linux/arm64".parse().unwrap()), None);
         assert_eq!(

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::digest::Digest;
 use crate::registry::RegistryError;
+use crate::registry::hosts::HostsError;
 
 /// Why an image cannot be mounted: one sentence that names the image.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,15 @@ pub enum ImageError {
         /// What the registry did.
         #[source]
         source: Box<RegistryError>,
+    },
+    /// A file that says how registries are to be reached cannot be used.
+    #[error("{image}: {source}")]
+    Hosts {
+        /// The reference.
+        image: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<HostsError>,
     },
     /// The registry has the repository perhaps, but not this image in it.
     #[error("{image}: there is no such {what}")]

@@ -14,6 +14,7 @@
 //! | `source` | where the bytes of a blob come from |
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,7 @@ pub use error::ImageError;
 pub use manifest::fuzz as fuzz_documents;
 
 use crate::digest::Digest;
+use crate::registry::credentials::Credential;
 use platform::Platform;
 use reference::Reference;
 use source::BlobOrigin;
@@ -51,6 +53,23 @@ pub struct Options {
     pub offline: bool,
     /// Longest wait for an answer's head, for each piece of a body, and for a document with all retries.
     pub timeout: Duration,
+    /// How to reach the registry.
+    pub access: Access,
+}
+
+/// How to reach a registry, and as whom.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Who asks, if not who the files of `docker login` and `podman login` say. For the registry alone, not its mirrors.
+    pub credential: Option<Credential>,
+    /// Where directories with `hosts.toml` are; containerd's and Docker's places if empty.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Files with certificates, in PEM, that are trusted besides those of the system.
+    pub tls_ca: Vec<PathBuf>,
+    /// A registry at a public address may send us to private ones.
+    pub allow_private: bool,
+    /// How long ago a tag must have been looked up at most to be taken as it was then.
+    pub tag_ttl: Duration,
 }
 
 impl Default for Options {
@@ -60,6 +79,7 @@ impl Default for Options {
             insecure: false,
             offline: false,
             timeout: Duration::from_secs(30),
+            access: Access::default(),
         }
     }
 }

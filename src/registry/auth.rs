@@ -191,7 +191,7 @@ impl Authenticator {
         }
         let credential = self.credential(state, transport, endpoint).await;
         let started = Instant::now();
-        match token(&source, credential, transport).await {
+        match token(&source, credential, transport, endpoint).await {
             Ok((token, lifetime)) => {
                 state.hold(
                     Proof::Bearer(token),
@@ -265,12 +265,14 @@ async fn token(
     source: &TokenSource,
     credential: Option<Credential>,
     transport: &Transport,
+    endpoint: &Endpoint,
 ) -> Result<(Arc<str>, Duration), TokenError> {
     let what = "a token";
     let mut url = source.realm.clone();
     let mut request = Request {
         method: Method::GET,
         url: url.clone(),
+        away: host_of(&url) != endpoint.host,
         headers: HeaderMap::new(),
         proof: Proof::None,
         form: None,
@@ -338,6 +340,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::fake::{Server, answer};
+    use super::super::hosts::Route;
     use super::*;
 
     fn bearer(authorization: &Authorization) -> Option<&str> {
@@ -355,9 +358,9 @@ mod tests {
             _ => answer(503, &[], ""),
         })
         .await;
-        let transport = Transport::new(false, Duration::from_secs(20));
-        let authenticator = Authenticator::new(CredentialFiles::default());
         let endpoint = server.endpoint();
+        let transport = Transport::new(&endpoint);
+        let authenticator = Authenticator::new(CredentialFiles::default());
         let first = authenticator.current(&transport, &endpoint).await.unwrap();
         assert!(bearer(&first).is_none());
         let challenge = Challenge::Bearer {
@@ -409,7 +412,10 @@ mod tests {
             repository: "o/r".to_owned(),
             insecure: false,
             offline: false,
+            allow_private: false,
             timeout: Duration::from_secs(1),
+            retries: true,
+            route: Route::default(),
         };
         for (realm, plain, trusted) in [
             ("https://a.example/token", false, true),

@@ -30,6 +30,7 @@ impl fmt::Debug for Credential {
 #[derive(Debug, Clone, Default)]
 pub struct CredentialFiles {
     files: Vec<PathBuf>,
+    given: Option<Credential>,
 }
 
 impl CredentialFiles {
@@ -53,12 +54,20 @@ impl CredentialFiles {
         if let Some(directory) = directory("DOCKER_CONFIG").or_else(|| Some(home?.join(".docker"))) {
             files.push(directory.join("config.json"));
         }
-        CredentialFiles { files }
+        CredentialFiles::new(files)
+    }
+
+    /// No files, but this credential for whatever it is asked for.
+    pub fn given(credential: Credential) -> CredentialFiles {
+        CredentialFiles {
+            files: Vec::new(),
+            given: Some(credential),
+        }
     }
 
     /// Exactly these files, in this order.
     pub fn new(files: Vec<PathBuf>) -> CredentialFiles {
-        CredentialFiles { files }
+        CredentialFiles { files, given: None }
     }
 
     /// The credential for `repository` of `registry` (`docker.io` for Docker Hub), if there is one.
@@ -66,6 +75,9 @@ impl CredentialFiles {
     /// A helper program may run for it, in a thread of its own that is left behind after `limit`: a helper that hangs
     /// must hang neither the mount nor the end of the process. A helper that fails is the same as no credential.
     pub async fn find(&self, registry: &str, repository: &str, limit: Duration) -> Option<Credential> {
+        if let Some(given) = &self.given {
+            return Some(given.clone());
+        }
         let (files, registry, repository) = (self.files.clone(), registry.to_owned(), repository.to_owned());
         let (send, receive) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new().name("credentials".to_owned()).spawn({

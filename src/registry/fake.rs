@@ -13,6 +13,7 @@ use axum::response::Response;
 use serde_json::json;
 
 use super::credentials::CredentialFiles;
+use super::hosts::Route;
 use super::{Endpoint, Repository};
 use crate::digest::Digest;
 
@@ -104,7 +105,10 @@ impl Server {
             repository: "o/r".to_owned(),
             insecure: false,
             offline: false,
+            allow_private: false,
             timeout: Duration::from_secs(20),
+            retries: true,
+            route: Route::default(),
         }
     }
 

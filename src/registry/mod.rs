@@ -11,15 +11,21 @@
 //! | `transport` | HTTP clients, hosts, schemes, and how an HTTP failure is classed |
 //! | `auth` | the token of a repository, shared by all its requests |
 //! | `challenge` | `WWW-Authenticate` |
+//! | `hosts` | `hosts.toml`: mirrors, and how to talk to a host |
+//! | `mirrored` | a repository at several hosts |
+//! | `address` | which addresses are public |
 //! | `credentials` | what `docker login` and `podman login` left behind |
 //!
 //! [`BlobSource`]: crate::image::source::BlobSource
 
+mod address;
 mod auth;
 mod blob;
 mod challenge;
 pub mod credentials;
 mod error;
+pub mod hosts;
+mod mirrored;
 mod repository;
 mod transport;
 
@@ -33,6 +39,7 @@ pub use blob::fuzz as fuzz_content_range;
 #[cfg(fuzzing)]
 pub use challenge::fuzz as fuzz_challenges;
 pub use error::RegistryError;
+pub use mirrored::Mirrored;
 pub use repository::{Endpoint, FetchedManifest, Repository};
 
 /// The media types of the manifests that can be mounted, as one `Accept` header.

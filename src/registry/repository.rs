@@ -16,6 +16,7 @@ use super::blob::RemoteBlob;
 use super::challenge;
 use super::credentials::CredentialFiles;
 use super::error::RegistryError;
+use super::hosts::Route;
 use super::transport::{self, Proof, Request, SendError, Transport, host_of, is_loopback};
 use super::{MANIFEST_TYPES, MAX_MANIFEST};
 use crate::digest::Digest;
@@ -43,8 +44,14 @@ pub struct Endpoint {
     pub insecure: bool,
     /// No request is made; each one that would be needed is an error.
     pub offline: bool,
+    /// Whether a registry at a public address may send us to private ones.
+    pub allow_private: bool,
     /// Longest wait for the head of an answer and for each piece of a body; also for a document with all its retries.
     pub timeout: Duration,
+    /// Whether a document is asked for again if that may help. Not of a mirror: there is another host to ask.
+    pub retries: bool,
+    /// What is known of the way to the host.
+    pub route: Route,
 }
 
 /// A repository of a registry: its connections, its token, the scheme that works.
@@ -85,7 +92,7 @@ impl Repository {
     /// A repository; nothing is asked yet, nor is any file read.
     pub fn new(endpoint: Endpoint, credentials: CredentialFiles) -> Arc<Repository> {
         Arc::new(Repository {
-            transport: Transport::new(endpoint.insecure, endpoint.timeout),
+            transport: Transport::new(&endpoint),
             authenticator: Authenticator::new(credentials),
             scheme: OnceLock::new(),
             endpoint,
@@ -251,12 +258,12 @@ impl Repository {
                 let url = self.redirected(response.url(), location, ask.what)?;
                 self.transport.discard(response).await;
                 // Object stores refuse a signed URL that comes with a token, and it is none of their business.
-                let proof = if origin(&url) == home {
-                    authorization.proof.clone()
-                } else {
-                    Proof::None
+                let to_home = origin(&url) == home;
+                let proof = match to_home {
+                    true => authorization.proof.clone(),
+                    false => Proof::None,
                 };
-                response = self.send_to(&ask, url.clone(), &proof).await?;
+                response = self.send_to(&ask, url.clone(), to_home, &proof).await?;
                 place = Some(url);
             }
             return Err(self.protocol(&host_of(response.url()), ask.what, "it redirects in circles"));
@@ -267,26 +274,28 @@ impl Repository {
     pub(super) async fn send_to_place(&self, ask: &Ask<'_>, url: Url) -> Result<Response, RegistryError> {
         // The token may have been renewed since; the origin decides whether it goes along.
         let base = self.scheme.get().and_then(|scheme| self.url(scheme, ask.path).ok());
-        let proof = match base {
-            Some(base) if origin(&base) == origin(&url) => {
-                self.authenticator.current(&self.transport, &self.endpoint).await?.proof
-            }
-            _ => Proof::None,
+        let home = base.is_some_and(|base| origin(&base) == origin(&url));
+        let proof = match home {
+            true => self.authenticator.current(&self.transport, &self.endpoint).await?.proof,
+            false => Proof::None,
         };
-        Ok(self.send_to(ask, url, &proof).await?)
+        Ok(self.send_to(ask, url, home, &proof).await?)
     }
 
     async fn send_to_registry(&self, ask: &Ask<'_>, proof: &Proof) -> Result<Response, RegistryError> {
-        let schemes: &[&'static str] = match self.scheme.get() {
+        let route = &self.endpoint.route;
+        let local = is_loopback(host_name(&self.endpoint.host));
+        let schemes: &[&'static str] = match self.scheme.get().or(route.scheme.as_ref()) {
             Some(scheme) => &[scheme],
-            None if self.endpoint.insecure => &["https", "http"],
-            None if is_loopback(host_name(&self.endpoint.host)) => &["http"],
+            None if self.endpoint.insecure || (local && !route.ca.is_empty()) => &["https", "http"],
+            None if local => &["http"],
             None => &["https"],
         };
         let mut last = None;
         for (at, scheme) in schemes.iter().enumerate() {
-            match self.send_to(ask, self.url(scheme, ask.path)?, proof).await {
+            match self.send_to(ask, self.url(scheme, ask.path)?, true, proof).await {
                 Ok(response) => {
+                    self.transport.answered(&response);
                     let _ = self.scheme.set(scheme);
                     return Ok(response);
                 }
@@ -297,13 +306,19 @@ impl Repository {
         Err(last.unwrap_or_else(|| self.protocol(&self.endpoint.host, ask.what, "there is no way to ask")))
     }
 
-    async fn send_to(&self, ask: &Ask<'_>, url: Url, proof: &Proof) -> Result<Response, SendError> {
+    /// Sends to the registry itself (`home`), with the headers that are for it alone, or to where it has sent us.
+    async fn send_to(&self, ask: &Ask<'_>, url: Url, home: bool, proof: &Proof) -> Result<Response, SendError> {
         tracing::debug!(method = %ask.method, host = %host_of(&url), path = url.path(), "request");
+        let mut headers = ask.headers.clone();
+        if home {
+            headers.extend(self.endpoint.route.headers.clone());
+        }
         self.transport
             .send(Request {
                 method: ask.method.clone(),
                 url,
-                headers: ask.headers.clone(),
+                away: !home,
+                headers,
                 proof: proof.clone(),
                 form: None,
                 what: ask.what,
@@ -312,9 +327,19 @@ impl Repository {
     }
 
     fn url(&self, scheme: &str, path: &str) -> Result<Url, RegistryError> {
-        let Endpoint { host, repository, .. } = &self.endpoint;
-        Url::parse(&format!("{scheme}://{host}/v2/{repository}/{path}"))
-            .map_err(|_| self.protocol(host, path, "its name makes no URL"))
+        let Endpoint {
+            host,
+            repository,
+            route,
+            ..
+        } = &self.endpoint;
+        let root = route.root.as_deref().unwrap_or("/v2");
+        let mut url = Url::parse(&format!("{scheme}://{host}{root}/{repository}/{path}"))
+            .map_err(|_| self.protocol(host, path, "its name makes no URL"))?;
+        if let Some(namespace) = &route.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
     }
 
     /// The URL of a redirect. From https only to https: the bytes of a layer are not verified before its end is seen.
@@ -364,7 +389,7 @@ impl Repository {
         let mut last = None;
         loop {
             let error = match tokio::time::timeout_at(deadline, attempt()).await {
-                Ok(Err(error)) if error.is_transient() => error,
+                Ok(Err(error)) if error.is_transient() && self.endpoint.retries => error,
                 Ok(done) => return done,
                 Err(_) => {
                     let reason = format!("{what} did not come in {:?}", self.endpoint.timeout);

@@ -417,3 +417,65 @@ async fn offline_nothing_is_asked() {
     ));
     assert!(server.asked().is_empty());
 }
+
+#[tokio::test]
+async fn a_public_registry_must_not_send_us_to_private_addresses() {
+    use super::repository::Endpoint;
+    use super::transport::{Proof, Request, Transport};
+    let server = Server::start(|_, _| answer(200, &[], "secret")).await;
+    let port = server.address.port();
+    for (host, away, public, allowed, goes) in [
+        ("127.0.0.1", true, true, false, false),
+        ("localhost", true, true, false, false),
+        ("127.0.0.1", true, false, false, true),
+        ("localhost", true, true, true, true),
+        // The registry itself may be where it wants: who names it knows why.
+        ("127.0.0.1", false, true, false, true),
+    ] {
+        let transport = Transport::new(&Endpoint {
+            allow_private: allowed,
+            ..server.endpoint()
+        });
+        transport.is_at(if public { "192.0.2.1" } else { "10.0.0.1" }.parse().unwrap());
+        let request = Request {
+            method: reqwest::Method::GET,
+            url: format!("http://{host}:{port}/").parse().unwrap(),
+            away,
+            headers: reqwest::header::HeaderMap::new(),
+            proof: Proof::None,
+            form: None,
+            what: "a test",
+        };
+        let sent = transport.send(request).await.map_err(RegistryError::from);
+        let case = format!("{host} away={away} public={public} allowed={allowed}");
+        match sent {
+            Ok(_) => assert!(goes, "{case}"),
+            Err(error) => {
+                assert!(!goes, "{case}: {error}");
+                assert!(error.to_string().contains("--allow-private-redirects"), "{error}");
+            }
+        }
+        assert_eq!(server.asked().len(), usize::from(goes), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn headers_for_one_host_go_to_no_other() {
+    let store = Server::start(|_, asked| part(BLOB, asked)).await;
+    let place = format!("http://{}/store", store.address);
+    let server = Server::start(move |_, _| answer(307, &[("location", &place)], "")).await;
+    let mut endpoint = server.endpoint();
+    endpoint.route.headers.insert("x-mirror-key", "secret".parse().unwrap());
+    endpoint.route.root = Some("/deep".to_owned());
+    let repository = Repository::new(endpoint, none());
+    let blob = blob(&repository);
+    for _ in 0..2 {
+        fetch(&*blob, 4, 8).await.unwrap();
+    }
+    let asked = server.asked();
+    assert_eq!(asked[0].header("x-mirror-key"), Some("secret"));
+    assert!(asked[0].path.starts_with("/deep/o/r/blobs/"), "{}", asked[0].path);
+    for asked in store.asked() {
+        assert_eq!(asked.header("x-mirror-key"), None);
+    }
+}

@@ -1,14 +1,19 @@
 //! HTTP towards registries, realms and object stores: clients, hosts, and how a failure is classed.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode, Url};
 
+use super::address::{ALLOW, PublicOnly, is_public, names_private_address};
 use super::error::RegistryError;
+use super::hosts::Route;
+use super::repository::Endpoint;
 
 /// What is read of an answer that nobody wants, so that its connection can be used again.
 const DISCARDED: usize = 64 << 10;
@@ -19,15 +24,27 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// The connections of one repository.
 ///
-/// Two clients, made when first needed: names of this machine are never asked for through a proxy, and a registry on
-/// this machine works without any certificates. HTTP/1.1 only: HTTP/2 with default windows is slower over distance.
+/// A client for each way out, made when first needed. HTTP/1.1 only: HTTP/2 with default windows is slower over distance.
 pub(super) struct Transport {
-    local: OnceLock<Result<Client, RegistryError>>,
-    routed: OnceLock<Result<Client, RegistryError>>,
+    /// To this machine without TLS: no proxy is asked, and no certificates are needed.
+    local: Way,
+    /// To the host itself.
+    home: Way,
+    /// To where it sends us, without our certificate, to anywhere ...
+    away: Way,
+    /// ... or to public addresses only.
+    away_guarded: Way,
+    route: Route,
     insecure: bool,
+    /// Whether a public host may send us to private addresses.
+    allow_private: bool,
+    /// Whether the host has a public address; known when it has answered. Behind a proxy it is the proxy's that counts.
+    public: AtomicBool,
     /// Longest wait for the head of an answer, and for each piece of its body.
     pub(super) timeout: Duration,
 }
+
+type Way = OnceLock<Result<Client, RegistryError>>;
 
 /// Who a request says it is from.
 #[derive(Clone)]
@@ -44,6 +61,8 @@ pub(super) enum Proof {
 pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
+    /// Whether it goes to another host than the registry's, which the registry has named.
+    pub(super) away: bool,
     pub(super) headers: HeaderMap,
     pub(super) proof: Proof,
     /// A form to be posted.
@@ -66,35 +85,114 @@ impl From<SendError> for RegistryError {
 }
 
 impl Transport {
-    pub(super) fn new(insecure: bool, timeout: Duration) -> Transport {
+    pub(super) fn new(endpoint: &Endpoint) -> Transport {
         Transport {
-            local: OnceLock::new(),
-            routed: OnceLock::new(),
-            insecure,
-            timeout,
+            local: Way::new(),
+            home: Way::new(),
+            away: Way::new(),
+            away_guarded: Way::new(),
+            route: endpoint.route.clone(),
+            insecure: endpoint.insecure || endpoint.route.skip_verify,
+            allow_private: endpoint.allow_private,
+            public: AtomicBool::new(false),
+            timeout: endpoint.timeout,
         }
     }
 
-    fn client(&self, url: &Url) -> Result<&Client, RegistryError> {
+    fn client(&self, url: &Url, away: bool) -> Result<&Client, RegistryError> {
         let local = is_loopback(url.host_str().unwrap_or_default());
-        let client = if local && url.scheme() == "http" {
-            self.local
-                .get_or_init(|| build(|client| client.no_proxy().tls_certs_only([])))
-        } else {
-            self.routed.get_or_init(|| {
-                build(|client| {
-                    let client = client.tls_danger_accept_invalid_certs(self.insecure);
-                    if local { client.no_proxy() } else { client }
+        let guarded = away && self.public.load(Ordering::Relaxed) && !self.allow_private;
+        if guarded && names_private_address(url) {
+            return Err(RegistryError::Protocol {
+                host: host_of(url),
+                what: "what it was to be asked for".to_owned(),
+                reason: format!("it is a private address, {ALLOW}"),
+            });
+        }
+        let client = match (away, guarded) {
+            (_, false) if local && url.scheme() == "http" => self
+                .local
+                .get_or_init(|| self.build(|client| Ok(client.no_proxy().tls_certs_only([])))),
+            (true, true) => self
+                .away_guarded
+                .get_or_init(|| self.build(|client| Ok(self.trusting(client)?.dns_resolver(PublicOnly)))),
+            (true, false) => self.away.get_or_init(|| self.build(|client| self.trusting(client))),
+            (false, _) => self.home.get_or_init(|| {
+                self.build(|client| {
+                    let client = self.identified(self.trusting(client)?)?;
+                    Ok(if local { client.no_proxy() } else { client })
                 })
-            })
+            }),
         };
         client.as_ref().map_err(Clone::clone)
+    }
+
+    /// Adds the authorities that are trusted besides those of the system.
+    fn trusting(&self, client: ClientBuilder) -> Result<ClientBuilder, RegistryError> {
+        let mut authorities = Vec::new();
+        for file in &self.route.ca {
+            let found = Certificate::from_pem_bundle(&pem(file)?).map_err(|error| not_pem(file, &error))?;
+            if found.is_empty() {
+                return Err(setup(format!("there is no certificate in {}", file.display())));
+            }
+            authorities.extend(found);
+        }
+        let client = client.tls_danger_accept_invalid_certs(self.insecure);
+        Ok(match authorities.is_empty() {
+            true => client,
+            false => client.tls_certs_merge(authorities),
+        })
+    }
+
+    /// Adds our own certificate, if there is one; if there are several, the first.
+    fn identified(&self, client: ClientBuilder) -> Result<ClientBuilder, RegistryError> {
+        let Some((certificate, key)) = self.route.client.first() else {
+            return Ok(client);
+        };
+        let mut both = pem(certificate)?;
+        if let Some(key) = key {
+            both.push(b'\n');
+            both.extend(pem(key)?);
+        }
+        let identity = Identity::from_pem(&both).map_err(|error| not_pem(certificate, &error))?;
+        Ok(client.identity(identity))
+    }
+
+    fn build(
+        &self,
+        set: impl FnOnce(ClientBuilder) -> Result<ClientBuilder, RegistryError>,
+    ) -> Result<Client, RegistryError> {
+        // Only the first call in a process has an effect; whoever was first chose the same provider or had reasons.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .user_agent(concat!("peelfs/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(self.route.dial_timeout.unwrap_or(CONNECT))
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(30))
+            .pool_idle_timeout(Duration::from_secs(90))
+            .pool_max_idle_per_host(32)
+            .referer(false)
+            .http1_only();
+        let client = set(client)?;
+        client.build().map_err(|error| setup(causes(&error.without_url())))
+    }
+
+    /// Notes where the registry itself has answered from.
+    pub(super) fn answered(&self, response: &Response) {
+        if let Some(address) = response.remote_addr() {
+            self.is_at(address.ip());
+        }
+    }
+
+    pub(super) fn is_at(&self, address: IpAddr) {
+        self.public.store(is_public(address), Ordering::Relaxed);
     }
 
     /// The head of the answer, whatever its status. Redirects are not followed.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, SendError> {
         let host = host_of(&request.url);
-        let client = self.client(&request.url).map_err(|error| SendError {
+        let client = self.client(&request.url, request.away).map_err(|error| SendError {
             error,
             no_connection: false,
         })?;
@@ -198,22 +296,16 @@ pub(super) async fn next_chunk(response: &mut Response, timeout: Duration) -> Re
     }
 }
 
-fn build(set: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Result<Client, RegistryError> {
-    // Only the first call in a process has an effect; whoever was first chose the same provider or had reasons.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder()
-        .user_agent(concat!("peelfs/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(30))
-        .pool_idle_timeout(Duration::from_secs(90))
-        .pool_max_idle_per_host(32)
-        .referer(false)
-        .http1_only();
-    set(client).build().map_err(|error| RegistryError::Setup {
-        reason: causes(&error.without_url()),
-    })
+fn setup(reason: String) -> RegistryError {
+    RegistryError::Setup { reason }
+}
+
+fn pem(file: &Path) -> Result<Vec<u8>, RegistryError> {
+    std::fs::read(file).map_err(|error| setup(format!("cannot read {}: {error}", file.display())))
+}
+
+fn not_pem(file: &Path, error: &reqwest::Error) -> RegistryError {
+    setup(format!("{} cannot be used: {}", file.display(), causes(error)))
 }
 
 fn unreachable(host: String, error: reqwest::Error) -> RegistryError {

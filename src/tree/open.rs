@@ -10,7 +10,7 @@ use crate::blob::{Blob, ExtentKind, Store};
 use crate::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::image::{Documents, Image, ImageError, Options, resolve};
+use crate::image::{Access, Documents, Image, ImageError, Options, resolve};
 use crate::layer::{Layer, Workshop};
 
 /// What a user can set.
@@ -30,6 +30,8 @@ pub struct Settings {
     pub offline: bool,
     /// How long anything may make no progress before it counts as failed.
     pub timeout: Duration,
+    /// How to reach registries.
+    pub access: Access,
     /// Nothing of a layer is served before the whole layer is verified.
     pub verify_first: bool,
     /// The name of the directory of the layers; none for a pure root file system.
@@ -58,6 +60,7 @@ pub async fn open(reference: &Reference, settings: &Settings) -> Result<Opened, 
         insecure: settings.insecure,
         offline: settings.offline,
         timeout: settings.timeout,
+        access: settings.access.clone(),
     };
     let image = resolve(reference, &options, &documents).await?;
 
