@@ -20,10 +20,15 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts one over the storage in `storage`, which is made where it does not exist.
     pub fn start(storage: &Path) -> DockerRegistry {
+        DockerRegistry::configured(storage, "")
+    }
+
+    /// The same with `more` at the end of its configuration, in YAML.
+    pub fn configured(storage: &Path, more: &str) -> DockerRegistry {
         let dir = tempfile::tempdir().expect("a directory");
         // Between our look for a free port and its bind somebody else can take it: then it exits, and we look again.
         for _ in 0..5 {
-            if let Some(registry) = DockerRegistry::try_start(storage, &dir) {
+            if let Some(registry) = DockerRegistry::try_start(storage, &dir, more) {
                 let (address, child) = registry;
                 return DockerRegistry {
                     address,
@@ -38,13 +43,13 @@ impl DockerRegistry {
         );
     }
 
-    fn try_start(storage: &Path, dir: &TempDir) -> Option<(SocketAddr, Child)> {
+    fn try_start(storage: &Path, dir: &TempDir, more: &str) -> Option<(SocketAddr, Child)> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|free| free.local_addr())
             .expect("a port");
         let config = dir.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{more}\n",
             storage.display()
         );
         fs::write(&config, text).expect("a file");

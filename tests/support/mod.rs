@@ -11,6 +11,7 @@ pub mod docker_registry;
 pub mod fixtures;
 pub mod image;
 pub mod mount;
+pub mod nginx;
 pub mod raw_tar;
 #[path = "../registry/mod.rs"]
 pub mod registry;
@@ -21,6 +22,7 @@ pub mod wait;
 pub use docker_registry::DockerRegistry;
 pub use image::{BuiltImage, Compression, Content, Entry, ImageBuilder, Layer};
 pub use mount::{Mount, peelfs};
+pub use nginx::Nginx;
 pub use raw_tar::RawTar;
 pub use registry::{Faults, Line, Registry};
 pub use run::{attempt, run, start};
