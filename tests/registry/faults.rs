@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use peelfs::digest::Digest;
 use tokio::sync::watch;
+
+use super::heads::Head;
+use super::log::Target;
 
 /// The state of the line to the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +22,48 @@ pub enum Line {
     Stalled,
 }
 
+/// Which requests a fault meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    Everything,
+    /// Those for manifests and indexes.
+    Manifests,
+    /// Those for layers and configs.
+    Blobs,
+    /// Those for tokens.
+    Tokens,
+}
+
+impl Part {
+    fn has(self, target: &Target) -> bool {
+        match self {
+            Part::Everything => true,
+            Part::Manifests => matches!(target, Target::Manifest { .. }),
+            Part::Blobs => matches!(target, Target::Blob { .. }),
+            Part::Tokens => *target == Target::Token,
+        }
+    }
+}
+
+/// What `Retry-After` says; RFC 9110, 10.2.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// Seconds.
+    Seconds(u64),
+    /// The date that is so far away when the answer is made. Dates have whole seconds: up to one of them is lost.
+    Date(Duration),
+}
+
+impl RetryAfter {
+    fn text(self) -> String {
+        match self {
+            RetryAfter::Seconds(seconds) => seconds.to_string(),
+            RetryAfter::Date(away) => httpdate::fmt_http_date(SystemTime::now() + away),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Settings {
     line: Line,
@@ -25,7 +71,13 @@ struct Settings {
     allowance: Option<u64>,
     flips: BTreeMap<String, BTreeSet<u64>>,
     truncate: Option<u64>,
-    status: Option<u16>,
+    refusal: Option<(Part, u16)>,
+    retry_after: Option<RetryAfter>,
+    held: Option<Part>,
+    delay: Option<Duration>,
+    drip: Option<u64>,
+    reset: Option<u64>,
+    head: Option<Head>,
     no_ranges: bool,
 }
 
@@ -67,7 +119,43 @@ impl Faults {
 
     /// Answers everything with this status, such as 500; `None` ends that.
     pub fn status(&self, status: Option<u16>) {
-        self.0.send_modify(|settings| settings.status = status);
+        self.refuse(Part::Everything, status);
+    }
+
+    /// Answers a part of the requests with this status.
+    pub fn refuse(&self, part: Part, status: Option<u16>) {
+        self.0
+            .send_modify(|settings| settings.refusal = status.map(|status| (part, status)));
+    }
+
+    /// Says `Retry-After` with each such status.
+    pub fn retry_after(&self, retry_after: Option<RetryAfter>) {
+        self.0.send_modify(|settings| settings.retry_after = retry_after);
+    }
+
+    /// Keeps a part of the requests waiting until this is called with something else.
+    pub fn hold(&self, part: Option<Part>) {
+        self.0.send_modify(|settings| settings.held = part);
+    }
+
+    /// Answers so much later, but at once when this ends.
+    pub fn delay(&self, delay: Option<Duration>) {
+        self.0.send_modify(|settings| settings.delay = delay);
+    }
+
+    /// Lets so many bytes a second pass of the body of a blob's answer, one by one.
+    pub fn drip(&self, bytes: Option<u64>) {
+        self.0.send_modify(|settings| settings.drip = bytes);
+    }
+
+    /// Resets the connection after so many bytes of the body of a blob's answer.
+    pub fn reset_after(&self, bytes: Option<u64>) {
+        self.0.send_modify(|settings| settings.reset = bytes);
+    }
+
+    /// Makes the head of answers wrong or unusual.
+    pub fn head(&self, head: Option<Head>) {
+        self.0.send_modify(|settings| settings.head = head);
     }
 
     /// Answers 200 with the whole blob where a range was asked for.
@@ -80,8 +168,15 @@ impl Faults {
         self.0.send_modify(|settings| *settings = Settings::default());
     }
 
-    pub(super) fn forced_status(&self) -> Option<u16> {
-        self.0.borrow().status
+    /// The status that a request is refused with, and its `Retry-After`.
+    pub(super) fn refusal_of(&self, target: &Target) -> Option<(u16, Option<String>)> {
+        let settings = self.0.borrow();
+        let (_, status) = settings.refusal.filter(|(part, _)| part.has(target))?;
+        Some((status, settings.retry_after.map(RetryAfter::text)))
+    }
+
+    pub(super) fn head_fault(&self) -> Option<Head> {
+        self.0.borrow().head
     }
 
     pub(super) fn ignores_ranges(&self) -> bool {
@@ -90,7 +185,13 @@ impl Faults {
 
     /// How many bytes of a blob's answer pass at all.
     pub(super) fn body_limit(&self) -> u64 {
-        self.0.borrow().truncate.unwrap_or(u64::MAX)
+        let settings = self.0.borrow();
+        settings.truncate.or(settings.reset).unwrap_or(u64::MAX)
+    }
+
+    /// Whether what goes beyond that is answered with a reset.
+    pub(super) fn resets(&self) -> bool {
+        self.0.borrow().reset.is_some()
     }
 
     pub(super) fn is_unplugged(&self) -> bool {
@@ -116,9 +217,33 @@ impl Faults {
             .await;
     }
 
+    /// Waits while requests for `target` are held, and for as long as answers are delayed.
+    pub(super) async fn due(&self, target: &Target) {
+        let mut changes = self.0.subscribe();
+        let _ = changes
+            .wait_for(|settings| !settings.held.is_some_and(|part| part.has(target)))
+            .await;
+        let delay = self.0.borrow().delay;
+        if let Some(delay) = delay {
+            let _ = tokio::time::timeout(delay, changes.wait_for(|settings| settings.delay.is_none())).await;
+        }
+    }
+
     /// Waits until bytes of a blob may pass, and says how many of the `wanted` ones.
     pub(super) async fn admit(&self, wanted: usize) -> usize {
         let mut changes = self.0.subscribe();
+        let drip = self.0.borrow().drip;
+        let wanted = match drip {
+            None => wanted,
+            Some(rate) => {
+                let _ = tokio::time::timeout(
+                    Duration::from_secs(1).div_f64(rate as f64),
+                    changes.wait_for(|settings| settings.drip.is_none()),
+                )
+                .await;
+                wanted.min(1)
+            }
+        };
         loop {
             changes.mark_unchanged();
             let mut admitted = 0;

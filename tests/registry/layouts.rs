@@ -36,7 +36,7 @@ pub(super) fn answer(layouts: &BTreeMap<String, PathBuf>, request: &Request<Inco
             2,
             || whole(&b"{}"[..]),
         )),
-        Target::Other => None,
+        Target::Token | Target::Other => None,
     };
     found.unwrap_or_else(|| error(StatusCode::NOT_FOUND, "NOT_FOUND"))
 }

@@ -3,8 +3,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderValue, RANGE};
 use peelfs::digest::Digest;
+
+use super::{auth, redirects};
 
 /// What a request's path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +28,18 @@ pub enum Target {
         /// The blob's digest.
         digest: String,
     },
-    /// The version check, tokens, uploads, anything else.
+    /// A token.
+    Token,
+    /// The version check, uploads, anything else.
     Other,
 }
 
 impl Target {
     /// What the path of a URL names.
     pub fn of(path: &str) -> Target {
+        if path == auth::REALM {
+            return Target::Token;
+        }
         let parts = path.strip_prefix("/v2/").and_then(|rest| {
             let (rest, last) = rest.rsplit_once('/')?;
             let (repository, kind) = rest.rsplit_once('/')?;
@@ -43,6 +53,15 @@ impl Target {
     }
 }
 
+/// Where a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// At the registry's own address.
+    Registry,
+    /// At the other one, which is another host for whoever has credentials: only redirects lead there.
+    Elsewhere,
+}
+
 /// One request and its answer.
 #[derive(Debug)]
 pub struct Request {
@@ -54,6 +73,12 @@ pub struct Request {
     pub target: Target,
     /// The `Range` header as it came.
     pub range: Option<String>,
+    /// Where it came in.
+    pub listener: Listener,
+    /// The scheme of the `Authorization` header, such as `Bearer`, if there was one.
+    pub authorization: Option<String>,
+    /// When it came.
+    pub at: Instant,
     status: AtomicU64,
     start: AtomicU64,
     sent: AtomicU64,
@@ -98,12 +123,17 @@ impl Log {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begin(&self, method: &str, path: &str, range: Option<&str>) -> Arc<Request> {
+    pub(super) fn begin(&self, listener: Listener, request: &hyper::Request<Incoming>) -> Arc<Request> {
+        let header = |name| request.headers().get(name).map(text);
+        let uri = request.uri();
         let request = Arc::new(Request {
-            method: method.to_string(),
-            path: path.to_string(),
-            target: Target::of(path.split('?').next().unwrap_or_default()),
-            range: range.map(str::to_string),
+            method: request.method().to_string(),
+            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_string(),
+            target: Target::of(redirects::path_behind(uri.path())),
+            range: header(RANGE),
+            listener,
+            authorization: header(AUTHORIZATION).map(|value| value.split(' ').next().unwrap_or_default().to_string()),
+            at: Instant::now(),
             status: AtomicU64::new(0),
             start: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -130,6 +160,15 @@ impl Log {
     /// Whether nothing was asked.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// The requests for tokens.
+    pub fn requests_of_tokens(&self) -> Vec<Arc<Request>> {
+        self.lock()
+            .iter()
+            .filter(|request| request.target == Target::Token)
+            .cloned()
+            .collect()
     }
 
     /// The requests for the blob `digest`.
@@ -165,27 +204,24 @@ impl Log {
     }
 }
 
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
 impl fmt::Display for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:>6} {:>10}  request", "status", "sent")?;
         for request in self.requests() {
-            write!(
-                f,
-                "{:>6} {:>10}  {} {}",
-                request.status(),
-                request.sent(),
-                request.method,
-                request.path
-            )?;
-            writeln!(
-                f,
-                "{}",
-                request
-                    .range
-                    .as_deref()
-                    .map(|range| format!("  {range}"))
-                    .unwrap_or_default()
-            )?;
+            let Request { method, path, .. } = &*request;
+            write!(f, "{:>6} {:>10}  {method} {path}", request.status(), request.sent())?;
+            for word in [&request.range, &request.authorization].into_iter().flatten() {
+                write!(f, "  {word}")?;
+            }
+            let elsewhere = match request.listener {
+                Listener::Registry => "",
+                Listener::Elsewhere => "  elsewhere",
+            };
+            writeln!(f, "{elsewhere}")?;
         }
         Ok(())
     }

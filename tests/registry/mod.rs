@@ -5,20 +5,28 @@
 //! and how many bytes went out.
 //!
 //! [`layouts`] answers from directories, [`upstream`] from another registry; [`server`] does the connections and passes
-//! each answer's bytes through faults and log.
+//! each answer's bytes through faults and log. [`auth`] decides who may read, [`redirects`] sends requests for blobs to
+//! other places, one of them a second listener, and [`heads`] makes the heads of answers wrong.
 
+mod auth;
 mod faults;
+mod heads;
 mod layouts;
 mod log;
+mod redirects;
 mod server;
 mod upstream;
 
-pub use faults::{Faults, Line};
-pub use log::{Log, Request, Target};
+pub use auth::{Guard, basic};
+pub use faults::{Faults, Line, Part, RetryAfter};
+pub use heads::Head;
+pub use log::{Listener, Log, Request, Target};
+pub use redirects::Redirects;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -26,8 +34,7 @@ use tokio::runtime::Runtime;
 /// A running registry; it stops when dropped.
 pub struct Registry {
     address: SocketAddr,
-    faults: Faults,
-    log: Log,
+    server: Arc<server::Server>,
     runtime: Option<Runtime>,
 }
 
@@ -64,16 +71,27 @@ impl Registry {
             .enable_all()
             .build()
             .expect("a runtime for the registry");
-        let listener = runtime
-            .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
-            .expect("a port on loopback");
-        let address = listener.local_addr().expect("the address that was bound");
-        let (faults, log) = (Faults::default(), Log::default());
-        runtime.spawn(server::run(listener, source, faults.clone(), log.clone()));
+        let listen = |port| {
+            let listener = runtime
+                .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+                .expect("a port on loopback");
+            let address = listener.local_addr().expect("the address that was bound");
+            (listener, address)
+        };
+        let (own, address) = listen(port);
+        let (other, elsewhere) = listen(0);
+        let server = Arc::new(server::Server {
+            source,
+            faults: Faults::default(),
+            log: Log::default(),
+            guard: Guard::new(address),
+            redirects: Redirects::new(address, elsewhere),
+        });
+        runtime.spawn(server::run(own, Listener::Registry, server.clone()));
+        runtime.spawn(server::run(other, Listener::Elsewhere, server.clone()));
         Registry {
             address,
-            faults,
-            log,
+            server,
             runtime: Some(runtime),
         }
     }
@@ -85,12 +103,29 @@ impl Registry {
 
     /// What is wrong with this registry, to be changed at any time.
     pub fn faults(&self) -> &Faults {
-        &self.faults
+        &self.server.faults
     }
 
     /// What it was asked, and what it sent.
     pub fn log(&self) -> &Log {
-        &self.log
+        &self.server.log
+    }
+
+    /// Who may read.
+    pub fn guard(&self) -> &Guard {
+        &self.server.guard
+    }
+
+    /// Where requests for blobs are sent.
+    pub fn redirects(&self) -> &Redirects {
+        &self.server.redirects
+    }
+
+    /// No faults, no redirects, and anybody may read.
+    pub fn heal(&self) {
+        self.faults().clear();
+        self.redirects().clear();
+        self.guard().open();
     }
 }
 

@@ -9,15 +9,18 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
-use hyper::header::{CONTENT_RANGE, HeaderValue, RANGE};
+use hyper::header::{CONTENT_RANGE, HeaderValue, RANGE, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
+use super::auth::Guard;
 use super::faults::Faults;
-use super::log::{self, Log, Target};
-use super::{Source, layouts, upstream};
+use super::log::{self, Listener, Log, Target};
+use super::redirects::{self, Redirects};
+use super::{Source, heads, layouts, upstream};
 
 /// The bytes of a body, in pieces.
 pub(super) type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -29,13 +32,20 @@ pub(super) fn whole(bytes: impl Into<Bytes>) -> Pieces {
     Box::pin(stream::iter((!bytes.is_empty()).then_some(Ok(bytes))))
 }
 
-/// Serves every connection that comes until the runtime ends.
-pub(super) async fn run(listener: TcpListener, source: Source, faults: Faults, log: Log) {
-    let server = Arc::new(Server { source, faults, log });
+pub(super) struct Server {
+    pub(super) source: Source,
+    pub(super) faults: Faults,
+    pub(super) log: Log,
+    pub(super) guard: Guard,
+    pub(super) redirects: Redirects,
+}
+
+/// Serves every connection that comes to one listener until the runtime ends.
+pub(super) async fn run(own: TcpListener, listener: Listener, server: Arc<Server>) {
     loop {
-        match listener.accept().await {
+        match own.accept().await {
             Ok((stream, _)) if !server.faults.is_unplugged() => {
-                tokio::spawn(connection(server.clone(), stream));
+                tokio::spawn(connection(server.clone(), listener, stream));
             }
             Ok(_) => {}
             // Out of file descriptors, or the peer left before we looked: the next may work.
@@ -47,68 +57,76 @@ pub(super) async fn run(listener: TcpListener, source: Source, faults: Faults, l
     }
 }
 
-struct Server {
-    source: Source,
-    faults: Faults,
-    log: Log,
-}
-
-async fn connection(server: Arc<Server>, stream: TcpStream) {
+async fn connection(server: Arc<Server>, listener: Listener, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
+    let reset = Arc::new(Notify::new());
     let service = service_fn(|request| {
-        let server = server.clone();
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        let (server, reset) = (server.clone(), reset.clone());
+        async move { Ok::<_, Infallible>(server.answer(listener, request, reset).await) }
     });
-    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
+    let mut serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let resets = tokio::select! {
         // An error is a client that hung up, or a body that a fault cut short: both are a test's business.
-        _ = serving => {}
-        _ = server.faults.unplugged() => {}
+        _ = &mut serving => false,
+        _ = server.faults.unplugged() => false,
+        _ = reset.notified() => true,
+    };
+    if resets {
+        let _ = serving.into_parts().io.inner().set_zero_linger();
     }
 }
 
 impl Server {
-    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str())
-            .to_string();
-        let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
-        let entry = self.log.begin(request.method().as_str(), &path, range);
+    async fn answer(&self, listener: Listener, request: Request<Incoming>, reset: Arc<Notify>) -> Response<Body> {
+        let entry = self.log.begin(listener, &request);
         self.faults.moving().await;
+        self.faults.due(&entry.target).await;
+        let (mut parts, pieces) = self.respond(&entry, request).await.into_parts();
+        let range = parts.headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let start = range.and_then(heads::parse).map_or(0, |(first, ..)| first);
+        entry.answered(parts.status.as_u16(), start);
+        if let Some(head) = self.faults.head_fault() {
+            heads::change(head, &mut parts, &entry.target);
+        }
+        let pieces = passing(pieces, start, entry, self.faults.clone(), reset);
+        Response::from_parts(parts, StreamBody::new(Box::pin(pieces.map_ok(Frame::data))))
+    }
+
+    /// The answer with everything wrong but its head and the way its body comes.
+    async fn respond(&self, entry: &log::Request, mut request: Request<Incoming>) -> Response<Pieces> {
+        if let Some((status, retry_after)) = self.faults.refusal_of(&entry.target) {
+            let status = StatusCode::from_u16(status).expect("a status that a test wants");
+            let mut refused = layouts::error(status, "UNAVAILABLE");
+            if let Some(Ok(when)) = retry_after.map(HeaderValue::try_from) {
+                refused.headers_mut().insert(RETRY_AFTER, when);
+            }
+            return refused;
+        }
+        if entry.target == Target::Token {
+            return self.guard.token(request).await;
+        }
+        if entry.listener == Listener::Registry
+            && let Some(refused) = self.guard.refusal(request.headers())
+        {
+            return refused;
+        }
+        if entry.listener == Listener::Elsewhere || matches!(entry.target, Target::Blob { .. }) {
+            let (path, authorized) = (request.uri().path(), entry.authorization.is_some());
+            if let Some(answer) = self.redirects.answer(entry.listener, path, authorized) {
+                return answer;
+            }
+            if let Ok(path) = redirects::path_behind(path).parse() {
+                *request.uri_mut() = path;
+            }
+        }
         if self.faults.ignores_ranges() {
             request.headers_mut().remove(RANGE);
         }
-        let answer = match self
-            .faults
-            .forced_status()
-            .and_then(|status| StatusCode::from_u16(status).ok())
-        {
-            Some(status) => layouts::error(status, "UNAVAILABLE"),
-            None => match &self.source {
-                Source::Layouts(layouts) => layouts::answer(layouts, &request),
-                Source::Upstream(address) => upstream::answer(*address, request).await,
-            },
-        };
-        let (parts, pieces) = answer.into_parts();
-        let start = parts.headers.get(CONTENT_RANGE).and_then(first_byte).unwrap_or(0);
-        entry.answered(parts.status.as_u16(), start);
-        let pieces = passing(pieces, start, entry, self.faults.clone());
-        Response::from_parts(parts, StreamBody::new(Box::pin(pieces.map_ok(Frame::data))))
+        match &self.source {
+            Source::Layouts(layouts) => layouts::answer(layouts, &request),
+            Source::Upstream(address) => upstream::answer(*address, request).await,
+        }
     }
-}
-
-/// The `a` of `bytes a-b/c`.
-fn first_byte(range: &HeaderValue) -> Option<u64> {
-    range
-        .to_str()
-        .ok()?
-        .strip_prefix("bytes ")?
-        .split('-')
-        .next()?
-        .parse()
-        .ok()
 }
 
 /// The pieces of a body as the faults let them pass, counted.
@@ -117,6 +135,7 @@ fn passing(
     start: u64,
     entry: Arc<log::Request>,
     faults: Faults,
+    reset: Arc<Notify>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let digest = match &entry.target {
         Target::Blob { digest, .. } => Some(digest.clone()),
@@ -134,6 +153,7 @@ fn passing(
     };
     stream::try_unfold(state, move |mut state| {
         let (entry, faults, digest) = (entry.clone(), faults.clone(), digest.clone());
+        let reset = reset.clone();
         async move {
             if state.rest.is_empty() {
                 match state.pieces.next().await {
@@ -151,6 +171,10 @@ fn passing(
             if left == 0 {
                 // Lets what went before get out: an error drops what is not yet written.
                 tokio::task::yield_now().await;
+                if faults.resets() {
+                    reset.notify_one();
+                    return std::future::pending().await;
+                }
                 return Err(io::Error::new(
                     io::ErrorKind::ConnectionReset,
                     "truncated, as the test wants it",

@@ -24,7 +24,7 @@ pub use image::{BuiltImage, Compression, Content, Entry, ImageBuilder, Layer};
 pub use mount::{Mount, peelfs};
 pub use nginx::Nginx;
 pub use raw_tar::RawTar;
-pub use registry::{Faults, Line, Registry};
+pub use registry::{Faults, Head, Line, Listener, Part, Registry, RetryAfter};
 pub use run::{attempt, run, start};
 pub use tree::Tree;
 pub use wait::eventually;

@@ -1,5 +1,6 @@
 //! A mount that is gone when the test is over, however it ends.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -36,6 +37,7 @@ pub struct MountBuilder {
     reference: String,
     cache: Option<PathBuf>,
     arguments: Vec<String>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl MountBuilder {
@@ -48,6 +50,12 @@ impl MountBuilder {
     /// With these arguments to `peelfs mount` too.
     pub fn with<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> MountBuilder {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// With this variable in the daemon's environment.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> MountBuilder {
+        self.environment.push((name.to_string(), value.into()));
         self
     }
 
@@ -73,6 +81,7 @@ impl MountBuilder {
             .arg(&self.reference)
             .arg(&mountpoint)
             .env("PEELFS_LOG", "info")
+            .envs(self.environment)
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("a log"))
             .spawn()
@@ -144,6 +153,7 @@ impl Mount {
             reference: reference.into(),
             cache: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
