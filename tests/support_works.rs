@@ -228,6 +228,169 @@ fn faults_are_faults_until_they_are_cleared() {
     assert_eq!(get(registry, &path, Some("5-9")), (206, bytes[5..10].to_vec()));
 }
 
+/// What curl says of an answer: its head as it came and how it ended.
+fn head(url: &str, options: &[&str]) -> (String, Option<i32>) {
+    let fixed = ["--silent", "--include", "--output", "-", "--range", "100-199", url];
+    let output = attempt("curl", &[&fixed[..], options].concat());
+    let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    let head = text.split("\r\n\r\n").next().unwrap_or_default();
+    (head.to_string(), output.status.code())
+}
+
+#[test]
+fn heads_are_as_wrong_as_they_are_wanted() {
+    let served = plain();
+    let (path, bytes) = blob(&served);
+    let registry = &served.registry;
+    let (url, size) = (format!("http://{}{path}", registry.address()), bytes.len());
+    // 18 is curl's code for a body that ended early.
+    for (fault, wanted, code) in [
+        (Head::ShiftedRange, format!("content-range: bytes 101-200/{size}"), 0),
+        (
+            Head::WrongTotal,
+            format!("content-range: bytes 100-199/{}", size + 1),
+            0,
+        ),
+        (Head::LongerLength, "content-length: 110".into(), 18),
+        (Head::ShorterLength, "content-length: 90".into(), 0),
+        (Head::Gzip, "content-encoding: gzip".into(), 0),
+        (Head::WrongDigest, "docker-content-digest: sha256:".into(), 0),
+        (Head::Http10, "http/1.0 206".into(), 0),
+        (Head::Http10WithoutLength, "http/1.0 206".into(), 0),
+        (Head::Chunked, "transfer-encoding: chunked".into(), 0),
+    ] {
+        registry.faults().head(Some(fault));
+        let (head, ended) = head(&url, &["--raw"]);
+        assert!(
+            head.contains(&wanted) && ended == Some(code),
+            "{fault:?}: {ended:?}\n{head}"
+        );
+        let lengthless = matches!(fault, Head::Http10WithoutLength | Head::Chunked);
+        assert_ne!(head.contains("content-length"), lengthless, "{fault:?}: {head}");
+        let digest = served.image.layers[0].digest.to_string();
+        assert_ne!(head.contains(&digest), fault == Head::WrongDigest, "{head}");
+    }
+    registry.faults().head(None);
+    // 56 is curl's code for a connection that was reset.
+    registry.faults().reset_after(Some(40));
+    assert_eq!(head(&url, &[]).1, Some(56));
+    registry.faults().clear();
+    registry.faults().status(Some(429));
+    registry.faults().retry_after(Some(RetryAfter::Seconds(7)));
+    assert!(head(&url, &[]).0.contains("retry-after: 7"));
+    registry
+        .faults()
+        .retry_after(Some(RetryAfter::Date(Duration::from_secs(90))));
+    assert!(head(&url, &[]).0.contains(" gmt"));
+}
+
+#[test]
+fn redirects_lead_where_they_are_told_to_for_as_long_as_they_are_good() {
+    let served = plain();
+    let (path, bytes) = blob(&served);
+    let registry = &served.registry;
+    let url = format!("http://{}{path}", registry.address());
+    let follow = |options: &[&str]| {
+        let fixed = ["--silent", "--fail", "--location", "--max-redirs", "20", &url];
+        let output = attempt("curl", &[&fixed[..], options].concat());
+        (output.status.code(), output.stdout == bytes)
+    };
+    use Listener::{Elsewhere, Registry as Home};
+    for hops in [&[Home][..], &[Elsewhere], &[Elsewhere, Home], &[Elsewhere; 10]] {
+        registry.log().clear();
+        registry.redirects().lead(hops);
+        assert_eq!(follow(&[]), (Some(0), true), "{hops:?}");
+        let came: Vec<_> = registry
+            .log()
+            .requests()
+            .iter()
+            .map(|request| request.listener)
+            .collect();
+        assert_eq!(came, [&[Home], hops].concat());
+        assert_eq!(
+            registry.log().bytes_of(&served.image.layers[0].digest),
+            bytes.len() as u64
+        );
+    }
+    // 47 is curl's code for too many redirects, 22 for a status of 400 or more.
+    registry.redirects().circle(&[Elsewhere, Home]);
+    assert_eq!(follow(&[]).0, Some(47));
+    registry.redirects().lead(&[Elsewhere]);
+    registry.redirects().uses(Some(0));
+    assert_eq!(follow(&[]).0, Some(22));
+    registry.redirects().uses(None);
+    // As object stores do it.
+    let trusting = ["--location-trusted", "--header", "Authorization: Bearer x"];
+    assert_eq!(follow(&trusting).0, Some(22));
+    let last = registry.log().requests().last().unwrap().clone();
+    assert_eq!(
+        (last.listener, last.status(), last.authorization.as_deref()),
+        (Elsewhere, 400, Some("Bearer"))
+    );
+
+    let (signed, _) = head(&url, &[]);
+    let signed = signed
+        .split("location: ")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .to_string();
+    assert!(head(&signed, &[]).0.contains(" 206 "));
+    registry.redirects().expire();
+    assert!(head(&signed, &[]).0.contains(" 403 "));
+    assert_eq!(follow(&[]), (Some(0), true));
+}
+
+#[test]
+fn who_may_not_read_does_not() {
+    let served = plain();
+    let (path, _) = blob(&served);
+    let registry = &served.registry;
+    let guard = registry.guard();
+    let url = format!("http://{}{path}", registry.address());
+    let status = |url: &str, options: &[&str]| {
+        let (head, _) = head(url, options);
+        head.split(' ').nth(1).unwrap_or_default().to_string()
+    };
+    guard.basic("jack", "sesame");
+    assert_eq!(status(&url, &[]), "401");
+    assert_eq!(status(&url, &["--user", "jack:open"]), "401");
+    assert_eq!(status(&url, &["--user", "jack:sesame"]), "206");
+
+    let realm = format!(
+        "http://{}/token?service=tests&scope=repository:made:pull",
+        registry.address()
+    );
+    guard.tokens_for("jack", "sesame");
+    assert!(
+        head(&url, &[])
+            .0
+            .contains("www-authenticate: bearer realm=\"http://127.0.0.1")
+    );
+    assert_eq!(status(&realm, &[]), "401");
+    assert_eq!(status(&realm, &["--user", "jack:sesame"]), "200");
+    let bearer = format!("Authorization: Bearer {}", guard.issued()[0]);
+    assert_eq!(status(&url, &["--header", &bearer]), "206");
+    guard.expire();
+    assert_eq!(status(&url, &["--header", &bearer]), "401");
+
+    guard.tokens_for_refresh("again");
+    let form = "grant_type=refresh_token&service=tests&scope=repository:made:pull&refresh_token=again";
+    assert_eq!(status(&realm, &["--data", form]), "200");
+    assert_eq!(status(&realm, &["--data", &form.replace("again", "anew")]), "401");
+    guard.tokens();
+    guard.uses(Some(1));
+    assert_eq!(status(&realm, &[]), "200");
+    let bearer = format!("Authorization: Bearer {}", guard.issued().last().unwrap());
+    assert_eq!(status(&url, &["--header", &bearer]), "206");
+    assert_eq!(status(&url, &["--header", &bearer]), "401");
+    guard.open();
+    assert_eq!(status(&url, &[]), "206");
+    assert_eq!(registry.log().requests_of_tokens().len(), 5);
+}
+
 #[test]
 fn a_stalled_answer_goes_on_when_the_line_is_plugged_in_again() {
     let served = plain();

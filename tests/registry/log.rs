@@ -100,6 +100,10 @@ impl Request {
         self.sent.load(Ordering::SeqCst)
     }
 
+    pub(super) fn brings_bytes(&self) -> bool {
+        matches!(self.status(), 200 | 206)
+    }
+
     fn is_of(&self, wanted: &str) -> bool {
         matches!(&self.target, Target::Blob { digest, .. } if digest == wanted)
     }
@@ -183,7 +187,9 @@ impl Log {
 
     /// The bytes of the blob `digest` that went out, each as often as it did.
     pub fn bytes_of(&self, digest: &Digest) -> u64 {
-        self.requests_of(digest).iter().map(|request| request.sent()).sum()
+        let requests = self.requests_of(digest);
+        let with_bytes = requests.iter().filter(|request| request.brings_bytes());
+        with_bytes.map(|request| request.sent()).sum()
     }
 
     /// The bytes of the blob `digest` that went out more than once, each counted as often as it was in excess.
@@ -191,6 +197,7 @@ impl Log {
         let mut runs: Vec<(u64, u64)> = self
             .requests_of(digest)
             .iter()
+            .filter(|request| request.brings_bytes())
             .map(|request| (request.start(), request.start() + request.sent()))
             .collect();
         runs.sort_unstable();

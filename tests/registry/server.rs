@@ -138,7 +138,8 @@ fn passing(
     reset: Arc<Notify>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let digest = match &entry.target {
-        Target::Blob { digest, .. } => Some(digest.clone()),
+        // A refusal or a redirect has nothing of the blob.
+        Target::Blob { digest, .. } if entry.brings_bytes() => Some(digest.clone()),
         _ => None,
     };
     struct State {
@@ -158,7 +159,11 @@ fn passing(
             if state.rest.is_empty() {
                 match state.pieces.next().await {
                     Some(piece) => state.rest = piece?,
-                    None => return Ok(None),
+                    None => {
+                        // As below: the head may have promised more, which is an error.
+                        tokio::task::yield_now().await;
+                        return Ok(None);
+                    }
                 }
             }
             let Some(digest) = digest else {
