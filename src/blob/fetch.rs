@@ -111,6 +111,7 @@ impl Fetch {
         self.progress = Instant::now();
         self.probing = self.blob.remote().is_some_and(|remote| remote.slots.silent());
         while !self.rest.is_empty() {
+            self.wait_for_leave().await?;
             match self.attempt().await {
                 Ok(()) => {}
                 Err(Stop::Unwanted) => return Ok(()),
@@ -182,7 +183,11 @@ impl Fetch {
         let jittered = longest / 2 + (longest / 2).mul_f64((random() % 1024) as f64 / 1024.0);
         // Cut behind the deadline: what a host asks for may be more than a clock can add up.
         let asked = retry_after.unwrap_or_default().min(self.blob.deadline);
-        let next = Instant::now() + asked.max(jittered);
+        let now = Instant::now();
+        if let Some(Remote { slots, .. }) = self.blob.remote() {
+            slots.close_until(now + asked);
+        }
+        let next = now + asked.max(jittered);
         // A pause that leads past the deadline is waited for until then: failing at once would only make the next
         // reader ask a host that has just asked for peace.
         sleep_until(next.min(self.gives_up_at())).await;
@@ -191,6 +196,23 @@ impl Fetch {
         }
         Counters::add(&self.blob.counters.retries, 1);
         Ok(())
+    }
+
+    /// Waits while the host wants to be left alone, as it may have told another fetch meanwhile.
+    async fn wait_for_leave(&self) -> Result<(), BlobError> {
+        let Some(Remote { slots, .. }) = self.blob.remote() else {
+            return Ok(());
+        };
+        loop {
+            let (now, until) = (Instant::now(), slots.closed_until());
+            if until <= now {
+                return Ok(());
+            }
+            sleep_until(until.min(self.gives_up_at())).await;
+            if until >= self.gives_up_at() {
+                return Err(self.too_late());
+            }
+        }
     }
 
     /// One request, and everything that it brings.

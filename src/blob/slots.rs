@@ -31,6 +31,8 @@ struct Queue {
     progress: Instant,
     /// Whether a fetch has given up since.
     silent: bool,
+    /// Until when the host wants to be left alone.
+    closed_until: Instant,
 }
 
 struct Waiting {
@@ -59,6 +61,7 @@ impl Slots {
             last_ticket: 0,
             progress: Instant::now(),
             silent: false,
+            closed_until: Instant::now(),
         };
         Slots {
             queue: Mutex::new(queue),
@@ -106,6 +109,17 @@ impl Slots {
     /// Whether nothing has arrived, for any blob, since a fetch gave up.
     pub(super) fn silent(&self) -> bool {
         lock(&self.queue).silent
+    }
+
+    /// The host has asked one fetch to be left alone until then, which concerns the others as well.
+    pub(super) fn close_until(&self, then: Instant) {
+        let mut queue = lock(&self.queue);
+        queue.closed_until = queue.closed_until.max(then);
+    }
+
+    /// Until when nobody is to ask the host for anything.
+    pub(super) fn closed_until(&self) -> Instant {
+        lock(&self.queue).closed_until
     }
 
     /// When a byte last arrived, for any blob.

@@ -146,6 +146,21 @@ async fn retry_after_is_obeyed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn retry_after_is_obeyed_by_those_who_were_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), 1 << 30);
+    let told = Recorded::new(content(1000)).answering([Answer::Error(transient(Some(Duration::from_secs(7))))]);
+    let (told, other) = (Arc::new(told), Arc::new(Recorded::new(content(1000))));
+    let origin = BlobOrigin::Remote(Arc::new(Source(Arc::clone(&told))));
+    let began = Instant::now();
+    Blob::new(Digest::sha256(b"told"), 1000, origin, &store, DEADLINE).prefetch(range(0, 1000));
+    told.asked(1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(blob_of(&store, &other).read(range(0, 1000)).await.unwrap() == other.content);
+    assert!(began.elapsed() >= Duration::from_secs(7) && began.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test(start_paused = true)]
 async fn those_in_the_queue_do_not_wait_a_deadline_each() {
     let dir = tempfile::tempdir().unwrap();
     let source = Arc::new(Recorded::new(content(MIB)).always(Answer::Stalls(None)));
