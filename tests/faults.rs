@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use peelfs::digest::Digest;
+use support::fixtures::Served;
 use support::mount::Failure;
 use support::*;
 
@@ -379,4 +380,101 @@ fn whatever_is_wrong_an_operation_is_right_or_says_so_and_is_right_afterwards() 
     });
     let complaints = complaints.into_inner().unwrap();
     assert!(complaints.is_empty(), "{complaints}");
+}
+
+/// An image of layers with a file `NUMBER` each, mounted.
+fn layers(layers: u64, arguments: &[&str]) -> (Served, Mount) {
+    let layer = |number: u64| Layer::of([Entry::file(number.to_string(), noise(number, 300_000))]);
+    let served = Served::made(&ImageBuilder::of((0..layers).map(layer)));
+    let mount = Mount::of(served.reference()).with(arguments.iter().copied()).start();
+    served.registry.log().clear();
+    (served, mount)
+}
+
+/// When requests for blobs and for manifests came, by the registry's clock.
+fn times(registry: &Registry) -> Vec<Instant> {
+    registry.log().requests().iter().map(|request| request.at).collect()
+}
+
+#[test]
+fn who_asks_to_be_left_alone_is_left_alone_for_so_long() {
+    for (status, retry_after, least) in [
+        (503, RetryAfter::Seconds(2), Duration::from_secs(2)),
+        (429, RetryAfter::Date(Duration::from_secs(3)), Duration::from_secs(2)),
+    ] {
+        let (served, mount) = layers(1, &["--timeout", "20"]);
+        let (registry, faults) = (&served.registry, served.registry.faults());
+        faults.refuse(Part::Blobs, Some(status));
+        faults.retry_after(Some(retry_after));
+        let reader = start("sha256sum", &[mount.path("0")]);
+        eventually("a refusal", MINUTE, || {
+            let requests = registry.log().requests();
+            requests.first().filter(|request| request.status() == status).map(drop)
+        });
+        faults.clear();
+        assert!(reader.wait_with_output().unwrap().status.success(), "{}", mount.log());
+        let times = times(registry);
+        let waited = times[1] - times[0];
+        assert!(
+            waited >= least && waited < least + SLACK,
+            "{retry_after:?}: {waited:?}\n{}",
+            registry.log()
+        );
+        // Status counts what was asked, the refused one too.
+        assert_eq!(
+            mount.status().requests,
+            registry.log().len() as u64,
+            "{}",
+            registry.log()
+        );
+    }
+}
+
+#[test]
+fn others_leave_it_alone_too() {
+    let (served, mount) = layers(4, &["--timeout", "20"]);
+    let (registry, faults) = (&served.registry, served.registry.faults());
+    faults.refuse(Part::Blobs, Some(503));
+    faults.retry_after(Some(RetryAfter::Seconds(3)));
+    let mut readers = vec![start("sha256sum", &[mount.path("layers/0/0")])];
+    eventually("a refusal", MINUTE, || {
+        let requests = registry.log().requests();
+        requests.first().filter(|request| request.status() == 503).map(drop)
+    });
+    faults.clear();
+    readers.extend((1..4).map(|number| start("sha256sum", &[mount.path(format!("layers/{number}/{number}"))])));
+    for reader in readers {
+        assert!(reader.wait_with_output().unwrap().status.success(), "{}", mount.log());
+    }
+    let times = times(registry);
+    assert!(
+        times[1] - times[0] >= Duration::from_secs(3),
+        "{:?}\n{}",
+        times[1] - times[0],
+        registry.log()
+    );
+}
+
+#[test]
+fn a_mount_leaves_alone_who_asks_for_it() {
+    let (served, _) = layers(1, &[]);
+    let (registry, faults) = (&served.registry, served.registry.faults());
+    faults.refuse(Part::Manifests, Some(429));
+    faults.retry_after(Some(RetryAfter::Seconds(2)));
+    let mounted = std::thread::scope(|scope| {
+        let mounting = scope.spawn(|| Mount::of(served.reference()).with(["--timeout", "20"]).try_start());
+        eventually("a refusal", MINUTE, || {
+            let requests = registry.log().requests();
+            requests.first().filter(|request| request.status() == 429).map(drop)
+        });
+        faults.clear();
+        mounting.join().unwrap()
+    });
+    assert!(mounted.is_ok(), "{mounted:?}", mounted = mounted.err());
+    let times = times(registry);
+    assert!(
+        times[1] - times[0] >= Duration::from_secs(2),
+        "{:?}",
+        times[1] - times[0]
+    );
 }
