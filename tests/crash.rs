@@ -101,6 +101,55 @@ fn a_daemon_that_is_killed_while_reads_wait_ends() {
     }
 }
 
+/// How many times a daemon is killed at any moment: `$PEELFS_KILLS`, or as many as take half a minute.
+fn kills() -> u64 {
+    let told = std::env::var("PEELFS_KILLS").ok();
+    told.map_or(40, |number| number.parse().expect("a number"))
+}
+
+/// The store and the indexes are written all the time here: little of the image fits, and for every second kill it is
+/// scanned anew.
+#[test]
+fn whenever_a_daemon_is_killed_the_next_one_reads_what_is_right() {
+    let served = Served::made(&image());
+    let expected = Tree::of(Mount::of(served.reference()).start().root());
+    let mut cache = tempfile::tempdir().unwrap();
+    // Between the first byte that is asked for and some time after the last: moments of no pattern, the same each time.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for kill in 0..kills() {
+        if kill % 2 == 0 {
+            cache = tempfile::tempdir().unwrap();
+        }
+        let mount = || {
+            Mount::of(served.reference())
+                .cache(cache.path())
+                .with(["--cache-size", "5M", "--memory", "2M"])
+        };
+        let killed = mount().start();
+        let mut readers: Vec<_> = ["layers/0", "layers/1", "layers/2", "d"]
+            .map(|dir| {
+                start(
+                    "grep",
+                    &["-r".into(), "found nowhere".into(), killed.path(dir).into_os_string()],
+                )
+            })
+            .into();
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let moment = Duration::from_millis(state % 400);
+        std::thread::sleep(moment);
+        killed.crash_by_force();
+        for reader in &mut readers {
+            reader.wait().unwrap();
+        }
+        let next = mount().start();
+        let differences = Tree::of(next.root()).differences(&expected);
+        assert!(differences.is_empty(), "kill {kill}, after {moment:?}: {differences}");
+        next.unmount();
+    }
+}
+
 /// All files below `dir`.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -206,7 +206,7 @@ impl Weather<'_> {
             now.mountpoint = None;
             now.mounts += 1;
         });
-        mount.crash();
+        mount.crash_by_force();
         self.calm();
         self.mounted()
     }

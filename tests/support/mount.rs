@@ -272,6 +272,16 @@ impl Mount {
     }
 }
 
+impl Mount {
+    /// As [`Mount::crash`], with the kernel told at once that nobody will answer: a thread that is putting bytes into the
+    /// page cache may wait there, deaf to SIGKILL, for a read that only the killed daemon could answer.
+    pub fn crash_by_force(mut self) {
+        self.signal(Signal::SIGKILL);
+        unmount_by_force(&self.mountpoint);
+        self.ended();
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
