@@ -4,8 +4,9 @@
 //! Several processes share the directory: files appear by rename, and whatever is read is verified again, so that a
 //! damaged file is the same as none.
 
-use std::fs;
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -36,7 +37,8 @@ impl Documents {
             warned: AtomicBool::new(false),
         };
         for part in ["sha256", "sha512", "tags"] {
-            if let Err(error) = fs::create_dir_all(dir.join(part)) {
+            // With what is above it: this is the first that is made of a cache, which is nobody else's business.
+            if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(dir.join(part)) {
                 documents.warn(&error);
                 break;
             }
@@ -133,7 +135,12 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let written = (|| {
         // Only of a process that died and had our number is there one already; it is nobody's any more.
         let _ = fs::remove_file(&temporary);
-        let mut file = fs::File::create_new(&temporary)?;
+        // A config can hold what only whoever may pull the image is to know.
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(bytes)?;
         fs::rename(&temporary, path)
     })();
@@ -168,6 +175,19 @@ mod tests {
             1,
             "no temporary file stays"
         );
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("above/cache");
+        let digest = Digest::sha256(b"document");
+        let documents = Documents::open(&cache.join("documents"));
+        documents.put(&digest, b"document");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&cache), 0o700);
+        assert_eq!(mode(&documents.path(&digest).unwrap()), 0o600);
     }
 
     #[test]
