@@ -42,5 +42,6 @@ pub mod layer;
 pub mod mount;
 pub mod range;
 pub mod registry;
+mod regular_file;
 pub mod stream;
 pub mod tree;

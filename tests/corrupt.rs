@@ -95,6 +95,25 @@ fn a_stream_that_does_not_match_its_diff_id_is_an_error() {
 }
 
 #[test]
+fn fifos_in_the_place_of_what_was_kept_keep_nobody_waiting() {
+    let served = Served::made(&image());
+    let cache = tempfile::tempdir().unwrap();
+    let read = || {
+        let mount = Mount::of(served.reference()).cache(cache.path()).start();
+        run("ls", &["-R".into(), mount.path("")]);
+        assert_eq!(mount.read("good/file").len(), 2_000_000);
+        assert_eq!(mount.read("bad/last").len(), 2_000_000);
+        mount.unmount();
+    };
+    read();
+    let script = "find \"$0\" -type f -exec rm {} ';' -exec mkfifo {} ';' -print";
+    let replaced = run("sh", &["-c".as_ref(), script.as_ref(), cache.path().as_os_str()]);
+    assert!(replaced.iter().filter(|byte| **byte == b'\n').count() > 5);
+    read();
+    read();
+}
+
+#[test]
 fn a_broken_gzip_stream_is_an_error() {
     let broken = ImageBuilder::of([
         Layer::of([Entry::dir("good"), Entry::file("good/file", noise(1))]),

@@ -58,7 +58,8 @@ fn password() -> String {
 #[test]
 fn no_authorization_goes_to_a_host_that_it_is_not_for() {
     let config = tempfile::tempdir().unwrap();
-    let guards: [(&str, fn(&Registry)); 3] = [
+    type Guard = fn(&Registry);
+    let guards: [(&str, Guard); 3] = [
         ("Bearer", |registry| registry.guard().tokens()),
         ("Bearer", |registry| registry.guard().tokens_for(USER, PASSWORD)),
         ("Basic", |registry| registry.guard().basic(USER, PASSWORD)),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::range::ByteRange;
+use crate::regular_file;
 
 use super::extent_file::{self, ExtentHeader, ExtentName, MAX_LEN, ReadError};
 use super::extents::{Extents, Listed, Place};
@@ -182,11 +183,7 @@ pub(super) enum Written {
 }
 
 fn read_and_touch(path: &Path, name: ExtentName, digest: &Digest, wanted: ByteRange) -> Result<Bytes, ReadError> {
-    // Whoever can write to the store could also plant a link; it would be a file that is not ours.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
+    let file = regular_file::open_to_read(path)?;
     let metadata = file.metadata()?;
     let bytes = extent_file::read_part(&file, metadata.len(), name, digest, wanted)?;
     let now = SystemTime::now();

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::digest::Digest;
+use crate::regular_file;
 
 use super::extent_file::ExtentName;
 use super::store::{Disk, Inner};
@@ -95,12 +96,9 @@ pub(super) fn make_room(store: &Inner, disk: &Disk, len: u64) -> bool {
         return true;
     }
     // Every open of the file is a lock of its own, so this also keeps two threads of this process apart.
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&disk.lock)
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = regular_file::open(&disk.lock, &mut options)
         .map_err(Errno::try_from)
         .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
     match lock {

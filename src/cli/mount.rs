@@ -1,6 +1,6 @@
 //! `peelfs mount`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -166,6 +166,7 @@ fn serve_on(
     if arguments.index {
         runtime.block_on(progress::index(&opened, arguments.quiet))?;
     }
+    check_cache_is_outside(&settings.cache_dir, &arguments.mountpoint)?;
     let log_path = starting.as_ref().map(|_| log::path(&settings.cache_dir));
     let options = MountOptions {
         options: arguments.o.clone(),
@@ -223,6 +224,20 @@ fn serve_on(
             }
         }
     })
+}
+
+/// The daemon would wait for itself, with no way to end it, if it had to go through its own mount to its cache.
+fn check_cache_is_outside(cache_dir: &Path, mountpoint: &Path) -> Result<(), Failure> {
+    let (Ok(cache), Ok(place)) = (cache_dir.canonicalize(), mountpoint.canonicalize()) else {
+        return Ok(());
+    };
+    if cache.starts_with(&place) {
+        let (cache, place) = (cache.display(), place.display());
+        return Err(Failure::Usage(format!(
+            "the cache {cache} is inside of the mountpoint {place}; choose another with --cache-dir"
+        )));
+    }
+    Ok(())
 }
 
 /// The signals that end a daemon.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::platform::Platform;
 use crate::digest::Digest;
+use crate::regular_file;
 
 /// No document is larger; see the limits of manifests and configs.
 const MAX_DOCUMENT: u64 = 16 << 20;
@@ -118,8 +119,8 @@ impl Documents {
 
 /// The content of a regular file of at most `limit` bytes.
 fn read(path: &Path, limit: u64) -> Option<Vec<u8>> {
-    let file = fs::File::open(path).ok()?;
-    let length = file.metadata().ok().filter(|metadata| metadata.is_file())?.len();
+    let file = regular_file::open_to_read(path).ok()?;
+    let length = file.metadata().ok()?.len();
     if length > limit {
         return None;
     }

@@ -1,12 +1,13 @@
 //! The bytes of an index file, mapped or in memory. The only unsafe code of the index.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
 use memmap2::Mmap;
+
+use crate::regular_file;
 
 /// Bytes that do not change.
 pub(super) enum Bytes {
@@ -19,7 +20,7 @@ pub(super) enum Bytes {
 impl Bytes {
     /// Maps a file that is an index: one that nobody writes to any more.
     pub fn map(path: &Path) -> io::Result<Bytes> {
-        let file = File::open(path)?;
+        let file = regular_file::open_to_read(path)?;
         if file.metadata()?.len() == 0 {
             // Nothing cannot be mapped.
             return Ok(Bytes::Owned(Vec::new()));

@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::digest::Digest;
+use crate::regular_file;
 use crate::stream::Checkpoint;
 
 use super::fields::{Fields, put_block};
@@ -193,7 +194,7 @@ fn locked(path: &Path) -> io::Result<Option<Flock<File>>> {
     // at this layer, and done with it faster than we look.
     for _ in 0..5 {
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+        let file = regular_file::open(path, options.read(true).append(true).create(true).mode(0o600))?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
