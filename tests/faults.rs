@@ -25,7 +25,7 @@ const SLACK: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 8;
 
 use Listener::{Elsewhere, Registry as Home};
-use Outcome::{Fails, Right, Waits};
+use Outcome::{Fails, Right};
 
 /// What is to become of an operation while the fault is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,8 +34,6 @@ enum Outcome {
     Right,
     /// EIO.
     Fails,
-    /// It goes on for as long as a byte arrives now and then; when the fault is gone it gives what is right.
-    Waits,
     /// It gives what is right or EIO, which depends on what comes first.
     Either,
 }
@@ -81,7 +79,7 @@ const TABLE: &[Row] = &[
     }),
     row("answers late", Right, Right, |r| r.faults().delay(Some(Duration::from_millis(100)))),
     row("answers far too late", Fails, Fails, |r| r.faults().delay(Some(MINUTE))),
-    row("drips", Fails, Waits, |r| r.faults().drip(Some(8))),
+    row("drips", Fails, Fails, |r| r.faults().drip(Some(8))),
     row("cuts at once", Fails, Fails, |r| r.faults().truncate(Some(0))),
     row("cuts", Right, Right, |r| r.faults().truncate(Some(500_000))),
     row("resets at once", Fails, Fails, |r| r.faults().reset_after(Some(0))),
@@ -281,14 +279,14 @@ impl Running {
     /// What is wrong with how it went.
     fn complaint(&self, wanted: Outcome) -> Option<String> {
         let Some((output, took)) = &self.ended else {
-            return (wanted != Waits).then(|| format!("{} hangs", self.name));
+            return Some(format!("{} hangs", self.name));
         };
         let said = String::from_utf8_lossy(&output.stderr);
         let (what, allowed) = if output.status.success() {
             let given = String::from_utf8_lossy(&output.stdout);
             let given = given.split("  ").next().unwrap_or_default().trim_end();
             match given == self.expected {
-                true => ("is right", wanted != Fails && wanted != Waits),
+                true => ("is right", wanted != Fails),
                 false => ("is WRONG", false),
             }
         } else {
@@ -334,21 +332,12 @@ fn try_row(row: &Row, prepared: &Prepared) -> Vec<String> {
     let result = prepared.mount(&registry).try_start();
     complaints.extend(mount_complaint(&result, since.elapsed(), row.mount));
     drop(result);
-    let patience = if row.files == Waits {
-        2 * DEADLINE
-    } else {
-        DEADLINE + SLACK
-    };
-    wait(&mut running, since, patience);
+    wait(&mut running, since, DEADLINE + SLACK);
     complaints.extend(running.iter().filter_map(|one| one.complaint(row.files)));
 
     registry.heal();
     let mut say = |what: String| complaints.push(format!("afterwards, {what}"));
     let since = Instant::now();
-    if row.files == Waits {
-        wait(&mut running, since, DEADLINE + SLACK);
-        running.iter().filter_map(|one| one.complaint(Right)).for_each(&mut say);
-    }
     let mut again = prepared.start(&mount);
     let result = prepared.mount(&registry).try_start();
     mount_complaint(&result, since.elapsed(), Right)

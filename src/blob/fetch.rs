@@ -28,6 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 3;
 /// The part of a deadline that a host has to answer in which was silent for a whole one before.
 const PROBES: u32 = 10;
+/// What has to arrive in that part of a deadline in which an attempt may stall, if there is so much: less is no progress,
+/// or a host that gives a byte now and then could hold a reader for ever.
+const LEAST: u64 = 4 * 1024;
 /// What has arrived of one flight and is not written yet: beyond this it reads no further.
 const MAX_UNWRITTEN: u64 = 4 * 1024 * 1024;
 /// How often bytes that were there before may come again, from a host that can only begin at the front.
@@ -41,7 +44,7 @@ pub(super) struct Fetch {
     rest: ByteRange,
     whole: bool,
     writer: Writer,
-    /// When a byte last arrived, or when it began.
+    /// When there was last progress, or when it began.
     progress: Instant,
     /// Failed attempts since then.
     failures: u32,
@@ -232,6 +235,8 @@ impl Fetch {
         let Fetched { range, mut body } = answer.map_err(|_| self.stalled(stall))??;
         let mut at = self.accept(range)?;
         let mut end = self.rest.end().min(range.end());
+        // What is still to arrive before it counts as progress.
+        let mut least = LEAST.min(end - at);
         while at < end {
             let next = timeout_at(stalls_at, body.next())
                 .await
@@ -255,28 +260,41 @@ impl Fetch {
                     "the answer has more bytes than it promised ({range})"
                 )));
             }
-            slots.progressed();
-            self.probing = false;
             let now = Instant::now();
+            least = least.saturating_sub(received);
+            let progress = least == 0;
+            if progress {
+                slots.progressed();
+                self.probing = false;
+            }
             if at < self.rest.start() {
                 let skipped = chunk.split_to(received.min(self.rest.start() - at) as usize);
                 at += skipped.len() as u64;
-                if self.failures <= SKIPPING_ATTEMPTS {
+                if progress && self.failures <= SKIPPING_ATTEMPTS {
                     self.progress = now;
                 }
             }
             if !chunk.is_empty() {
                 at += chunk.len() as u64;
-                (self.progress, self.failures) = (now, 0);
+                if progress {
+                    (self.progress, self.failures) = (now, 0);
+                }
                 self.take_in(chunk).await?;
                 end = self.rest.end().min(range.end());
             }
             // Writing may have taken its time, which is not the host's fault.
-            let now = Instant::now();
+            let written = now.elapsed();
             if self.failures == 0 {
-                self.progress = now;
+                self.progress += written;
             }
-            stalls_at = (now + stall).min(self.gives_up_at());
+            stalls_at += written;
+            if progress {
+                stalls_at = (Instant::now() + stall).min(self.gives_up_at());
+                least = LEAST.min(end.saturating_sub(at));
+            } else if Instant::now() >= stalls_at {
+                // A byte that is always there in time would otherwise win against the clock.
+                return Err(self.stalled(stall));
+            }
         }
         // A look behind the last byte lets the connection see that it is free for the next request.
         if let Some(Some(Ok(more))) = body.next().now_or_never()
@@ -318,7 +336,10 @@ impl Fetch {
     }
 
     fn stalled(&self, after: Duration) -> Stop {
-        transient(format!("nothing arrived for {} s", after.as_secs_f32()))
+        transient(format!(
+            "nothing, or hardly anything, arrived for {} s",
+            after.as_secs_f32()
+        ))
     }
 
     /// Gives readers the next bytes, and the store.

@@ -308,7 +308,8 @@ impl Repository {
 
     /// Sends to the registry itself (`home`), with the headers that are for it alone, or to where it has sent us.
     async fn send_to(&self, ask: &Ask<'_>, url: Url, home: bool, proof: &Proof) -> Result<Response, SendError> {
-        tracing::debug!(method = %ask.method, host = %host_of(&url), path = url.path(), "request");
+        // The path that was asked for, not that of the URL: some stores have signatures in theirs.
+        tracing::debug!(method = %ask.method, host = %host_of(&url), path = ask.path, "request");
         let mut headers = ask.headers.clone();
         if home {
             headers.extend(self.endpoint.route.headers.clone());

@@ -114,14 +114,34 @@ async fn who_asks_a_host_again_that_was_silent_does_not_wait_as_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_begins_the_deadline_anew() {
+async fn progress_begins_the_deadline_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let source = Recorded::new(content(20_000)).always(Answer::Stalls(Some(1000)));
+    let source = Recorded::new(content(80_000)).always(Answer::Stalls(Some(4096)));
     let source = Arc::new(source);
     let blob = blob_in(dir.path(), &source);
     let began = Instant::now();
-    assert!(blob.read(range(0, 20_000)).await.unwrap() == source.content);
+    assert!(blob.read(range(0, 80_000)).await.unwrap() == source.content);
     assert!(began.elapsed() > 4 * DEADLINE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hardly_anything_is_no_progress() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Recorded::new(content(80_000)).always(Answer::Stalls(Some(100)));
+    let source = Arc::new(source);
+    let blob = blob_in(dir.path(), &source);
+    let began = Instant::now();
+    let error = blob.read(range(0, 80_000)).await.unwrap_err();
+    assert!(error.to_string().contains("hardly anything"), "{error}");
+    assert!(began.elapsed() <= DEADLINE, "{:?}", began.elapsed());
+    // What has come is good all the same, and what is left is little enough to be progress when it comes in one go.
+    let source = Recorded::new(content(1000)).always(Answer::Stalls(Some(1000)));
+    assert!(
+        blob_in(dir.path(), &Arc::new(source))
+            .read(range(0, 1000))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test(start_paused = true)]
