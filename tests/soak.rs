@@ -284,11 +284,8 @@ impl Weather<'_> {
     fn is_right_in(&self, roots: &[Root], when: &str) {
         let mountpoint = self.world.now().mountpoint.expect("a mount");
         for root in roots {
-            assert!(
-                sum(&mountpoint.join(&root.shown)) == root.sum,
-                "all of {:?} {when}",
-                root.shown
-            );
+            let found = sum(&mountpoint.join(&root.shown));
+            assert!(found == root.sum, "all of {:?} {when}", root.shown);
         }
     }
 }
