@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::{attempt, eventually};
 
 /// How long a mount may take to answer; far more than it should.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(240);
 
 /// The command under test, out of reach of the credentials of whoever runs the tests.
 pub fn peelfs() -> Command {
