@@ -428,6 +428,8 @@ fn a_cache_inside_of_the_mountpoint_is_refused() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("is inside of the mountpoint"), "{said}");
+    assert_eq!(fs::read_dir(path).unwrap().count(), 0, "something was made there");
+    assert!(served.registry.log().is_empty(), "{}", served.registry.log());
 }
 
 #[test]

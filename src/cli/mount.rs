@@ -143,6 +143,7 @@ fn serve(
     starting: Option<Starting>,
 ) -> Result<(), Failure> {
     let settings = arguments.settings(password)?;
+    check_cache_is_outside(&settings.cache_dir, &arguments.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
         .max_blocking_threads(BLOCKING_THREADS)
@@ -166,7 +167,6 @@ fn serve_on(
     if arguments.index {
         runtime.block_on(progress::index(&opened, arguments.quiet))?;
     }
-    check_cache_is_outside(&settings.cache_dir, &arguments.mountpoint)?;
     let log_path = starting.as_ref().map(|_| log::path(&settings.cache_dir));
     let options = MountOptions {
         options: arguments.o.clone(),
@@ -228,11 +228,13 @@ fn serve_on(
 
 /// The daemon would wait for itself, with no way to end it, if it had to go through its own mount to its cache.
 fn check_cache_is_outside(cache_dir: &Path, mountpoint: &Path) -> Result<(), Failure> {
-    let (Ok(cache), Ok(place)) = (cache_dir.canonicalize(), mountpoint.canonicalize()) else {
+    // The cache may still have to be made: then what counts is where.
+    let existing = cache_dir.ancestors().find_map(|dir| dir.canonicalize().ok());
+    let (Some(existing), Ok(place)) = (existing, mountpoint.canonicalize()) else {
         return Ok(());
     };
-    if cache.starts_with(&place) {
-        let (cache, place) = (cache.display(), place.display());
+    if existing.starts_with(&place) {
+        let (cache, place) = (cache_dir.display(), place.display());
         return Err(Failure::Usage(format!(
             "the cache {cache} is inside of the mountpoint {place}; choose another with --cache-dir"
         )));
