@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::io::Read;
 use std::time::Duration;
 
 use support::fixtures::{Served, ten};
@@ -71,9 +70,7 @@ fn a_file_of_an_indexed_layer_costs_its_size_and_a_span_at_each_end() {
 
     log.clear();
     let mounted = mount().start();
-    let mut expected = Vec::new();
-    ten().reader().read_to_end(&mut expected).unwrap();
-    assert!(mounted.read("data/ten") == expected);
+    assert!(mounted.read("data/ten") == ten().bytes());
     let (start, end) = layer.compressed_range_of("data/ten").unwrap();
     let cost = served.layer_bytes();
     assert!(

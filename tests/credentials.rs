@@ -19,19 +19,15 @@ const USER: &str = "jack-the-reader";
 const PASSWORD: &str = "open-sesame-and-2-more";
 const REFRESH: &str = "a-refresh-token-that-nobody-may-see";
 
-fn noise(seed: u64, size: u64) -> Content {
-    Content::Noise { seed, size }
-}
-
 fn sha256(content: &Content) -> String {
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut content.reader(), &mut bytes).unwrap();
-    Digest::sha256(&bytes).hex().to_string()
+    Digest::sha256(&content.bytes()).hex()
 }
 
 /// So many layers with a file `NUMBER` of 300,000 bytes in each.
 fn image(layers: u64) -> ImageBuilder {
-    ImageBuilder::of((0..layers).map(|number| Layer::of([Entry::file(number.to_string(), noise(number, 300_000))])))
+    ImageBuilder::of(
+        (0..layers).map(|number| Layer::of([Entry::file(number.to_string(), Content::noise(number, 300_000))])),
+    )
 }
 
 fn summing(mount: &Mount, path: &str) -> Child {
@@ -84,7 +80,7 @@ fn no_authorization_goes_to_a_host_that_it_is_not_for() {
             assert!(mount.read("0") == mount.read("layers/0/0"));
             // Back to the registry, from a place that was remembered.
             registry.redirects().expire();
-            assert_sum(&mount, summing(&mount, "1"), &noise(1, 300_000));
+            assert_sum(&mount, summing(&mount, "1"), &Content::noise(1, 300_000));
 
             let log = registry.log();
             for request in log.requests() {
@@ -109,7 +105,7 @@ fn no_authorization_goes_to_a_host_that_it_is_not_for() {
 
 #[test]
 fn a_token_that_ends_while_eight_read_is_renewed_once_and_nothing_comes_twice() {
-    let large = noise(1, 60_000_000);
+    let large = Content::noise(1, 60_000_000);
     let served = Served::made(&ImageBuilder::of([
         Layer::of([Entry::file("large", large.clone())]).compressed(Compression::None)
     ]));
@@ -162,7 +158,7 @@ fn many_who_wait_for_a_token_cause_one_request_for_it() {
     });
     faults.hold(None);
     for (number, reader) in (0..).zip(readers) {
-        assert_sum(&mount, reader, &noise(number, 300_000));
+        assert_sum(&mount, reader, &Content::noise(number, 300_000));
     }
     assert_eq!(registry.log().requests_of_tokens().len(), 1, "{}", registry.log());
 }
@@ -226,7 +222,7 @@ fn credentials_are_found_and_never_shown() {
             log_in(config.path(), "config.json", registry, &credential);
             let cache = tempfile::tempdir().unwrap();
             let mount = mount().env(variable, value).cache(cache.path()).start();
-            assert_sum(&mount, summing(&mount, "2"), &noise(2, 300_000));
+            assert_sum(&mount, summing(&mount, "2"), &Content::noise(2, 300_000));
             // What is said of a failure is where a secret would slip out.
             registry.guard().expire();
             registry.redirects().expire();

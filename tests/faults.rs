@@ -140,32 +140,30 @@ struct Prepared {
     operations: Vec<(&'static str, Vec<String>, String)>,
 }
 
-fn noise(seed: u64, size: u64) -> Content {
-    Content::Noise { seed, size }
-}
-
 fn sha256(content: &Content) -> String {
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut content.reader(), &mut bytes).unwrap();
-    Digest::sha256(&bytes).hex().to_string()
+    Digest::sha256(&content.bytes()).hex()
 }
 
 fn prepare() -> Prepared {
-    let padding = |seed| Entry::file("padding", noise(seed, 1_500_000));
-    let looked_up = Layer::of([padding(1), Entry::dir("dir"), Entry::file("dir/file", noise(2, 12_345))]);
+    let padding = |seed| Entry::file("padding", Content::noise(seed, 1_500_000));
+    let looked_up = Layer::of([
+        padding(1),
+        Entry::dir("dir"),
+        Entry::file("dir/file", Content::noise(2, 12_345)),
+    ]);
     let names: Vec<String> = (0..60).map(|number| format!("file-{number:02}")).collect();
     let listed = names
         .iter()
         .zip(3..)
-        .map(|(name, seed)| Entry::file(format!("dir/{name}"), noise(seed, 20_000)));
+        .map(|(name, seed)| Entry::file(format!("dir/{name}"), Content::noise(seed, 20_000)));
     let listed = Layer::of([Entry::dir("dir")].into_iter().chain(listed));
-    let (cold, large) = (noise(100, 100_000), noise(101, 4_000_000));
+    let (cold, large) = (Content::noise(100, 100_000), Content::noise(101, 4_000_000));
     let indexed = || {
         [
             Layer::of([
                 padding(102),
                 Entry::file("cold", cold.clone()),
-                Entry::file("more", noise(103, 500_000)),
+                Entry::file("more", Content::noise(103, 500_000)),
             ]),
             Layer::of([padding(104), Entry::file("large", large.clone())]),
         ]
@@ -373,7 +371,7 @@ fn whatever_is_wrong_an_operation_is_right_or_says_so_and_is_right_afterwards() 
 
 /// An image of layers with a file `NUMBER` each, mounted.
 fn layers(layers: u64, arguments: &[&str]) -> (Served, Mount) {
-    let layer = |number: u64| Layer::of([Entry::file(number.to_string(), noise(number, 300_000))]);
+    let layer = |number: u64| Layer::of([Entry::file(number.to_string(), Content::noise(number, 300_000))]);
     let served = Served::made(&ImageBuilder::of((0..layers).map(layer)));
     let mount = Mount::of(served.reference()).with(arguments.iter().copied()).start();
     served.registry.log().clear();

@@ -25,11 +25,7 @@ struct Sample {
 
 impl Sample {
     fn of(large: u64) -> Sample {
-        let noise = |seed, size| {
-            let mut bytes = Vec::new();
-            Content::Noise { seed, size }.reader().read_to_end(&mut bytes).unwrap();
-            bytes
-        };
+        let noise = |seed, size| Content::noise(seed, size).bytes();
         let files = vec![
             ("first", b"the first file\n".to_vec()),
             ("dir/a", noise(1, large)),

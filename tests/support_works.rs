@@ -118,8 +118,7 @@ fn other_tools_read_our_images() {
 fn every_compression_and_manifest_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let content = Content::Noise { seed: 9, size: 50_000 };
-    let mut expected = Vec::new();
-    content.reader().read_to_end(&mut expected).unwrap();
+    let expected = content.bytes();
     let compressions = [
         Compression::None,
         Compression::Gzip,

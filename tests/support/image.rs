@@ -32,6 +32,18 @@ impl Content {
         }
     }
 
+    /// Bytes that hardly compress.
+    pub fn noise(seed: u64, size: u64) -> Content {
+        Content::Noise { seed, size }
+    }
+
+    /// All of the bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.reader().read_to_end(&mut bytes).expect("memory");
+        bytes
+    }
+
     /// The bytes, from the first.
     pub fn reader(&self) -> Box<dyn Read + '_> {
         match self {
