@@ -52,6 +52,39 @@ impl Docker {
     }
 }
 
+/// A registry and a mirror of it, both with the image, and a directory with the `hosts.toml` that says so.
+struct Two {
+    image: BuiltImage,
+    mirror: Registry,
+    registry: Registry,
+    hosts: String,
+    _dir: TempDir,
+}
+
+impl Two {
+    fn start() -> Two {
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(&dir.path().join("layout"));
+        let serve = || Registry::of([("team/app", image.layout.clone())]);
+        let (mirror, registry) = (serve(), serve());
+        let text = format!("[host.\"http://{}\"]", mirror.address());
+        let hosts = hosts(dir.path(), registry.address(), &text);
+        Two {
+            image,
+            mirror,
+            registry,
+            hosts,
+            _dir: dir,
+        }
+    }
+
+    fn mount(&self, timeout: &str) -> Mount {
+        Mount::of(format!("{}/team/app:latest", self.registry.address()))
+            .with(["--hosts-dir", &self.hosts, "--timeout", timeout])
+            .start()
+    }
+}
+
 /// A directory with a `hosts.toml` for the registry at `address`.
 fn hosts(dir: &Path, address: impl ToString, text: &str) -> String {
     let place = dir.join("hosts").join(address.to_string());
@@ -195,16 +228,9 @@ fn a_registry_behind_tls_is_trusted_by_its_authority_alone() {
 
 #[test]
 fn a_mirror_is_asked_first_and_the_registry_while_it_is_away() {
-    let dir = tempfile::tempdir().unwrap();
-    let layout = image(&dir.path().join("layout"));
-    let serve = || Registry::of([("team/app", layout.layout.clone())]);
-    let (mirror, registry) = (serve(), serve());
-    let text = format!("[host.\"http://{}\"]", mirror.address());
-    let hosts = hosts(dir.path(), registry.address(), &text);
-    let reference = format!("{}/team/app:latest", registry.address());
-    let mount = Mount::of(&reference)
-        .with(["--hosts-dir", &hosts, "--timeout", "16"])
-        .start();
+    let two = Two::start();
+    let (mirror, registry) = (&two.mirror, &two.registry);
+    let mount = two.mount("16");
     assert_eq!(mount.read("a"), b"first\n");
     assert!(registry.log().is_empty(), "{}", registry.log());
     assert!(mirror.log().to_string().contains("ns="), "{}", mirror.log());
@@ -212,35 +238,24 @@ fn a_mirror_is_asked_first_and_the_registry_while_it_is_away() {
     mirror.faults().line(Line::Unplugged);
     assert_right(&mount);
     assert!(!registry.log().is_empty());
-    let digest = &layout.layers[0].digest;
-    assert_eq!(
-        mirror.log().bytes_of(digest) + registry.log().bytes_of(digest),
-        layout.layers[0].size
-    );
+    let layer = &two.image.layers[0];
+    let bytes = [mirror, registry].map(|host| host.log().bytes_of(&layer.digest));
+    assert_eq!(bytes.iter().sum::<u64>(), layer.size);
 
     // It comes back: a new mount asks it alone again.
     mirror.faults().line(Line::Plugged);
     registry.log().clear();
-    assert_right(&Mount::of(&reference).with(["--hosts-dir", &hosts]).start());
+    assert_right(&two.mount("16"));
     assert!(registry.log().is_empty(), "{}", registry.log());
 }
 
 #[test]
 fn a_mirror_that_takes_connections_and_is_silent_costs_a_part_of_the_deadline() {
-    let dir = tempfile::tempdir().unwrap();
-    let layout = image(&dir.path().join("layout"));
-    let serve = || Registry::of([("team/app", layout.layout.clone())]);
-    let (mirror, registry) = (serve(), serve());
-    mirror.faults().line(Line::Stalled);
-    let text = format!("[host.\"http://{}\"]", mirror.address());
-    let hosts = hosts(dir.path(), registry.address(), &text);
-    let reference = format!("{}/team/app:latest", registry.address());
-    let mount = Mount::of(&reference)
-        .with(["--hosts-dir", &hosts, "--timeout", "8"])
-        .start();
-    assert_right(&mount);
+    let two = Two::start();
+    two.mirror.faults().line(Line::Stalled);
+    assert_right(&two.mount("8"));
     // Once for the manifest; then it rests.
-    assert!(mirror.log().len() <= 3, "{}", mirror.log());
+    assert!(two.mirror.log().len() <= 3, "{}", two.mirror.log());
 }
 
 #[test]

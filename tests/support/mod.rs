@@ -16,6 +16,7 @@ pub mod raw_tar;
 #[path = "../registry/mod.rs"]
 pub mod registry;
 pub mod run;
+pub mod server;
 pub mod tree;
 pub mod wait;
 

@@ -1,19 +1,18 @@
 //! nginx with TLS in front of a registry, as many people run one, with a certificate of an authority of its own.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{eventually, run};
+use super::run;
+use super::server::Server;
 
 /// A running nginx; it stops when dropped.
 pub struct Nginx {
-    address: SocketAddr,
-    child: Child,
+    server: Server,
     dir: TempDir,
 }
 
@@ -44,21 +43,19 @@ impl Nginx {
                 path("certificate.pem"),
             ],
         );
-        // Between our look for a free port and its bind somebody else can take it: then it exits, and we look again.
-        for _ in 0..5 {
-            if let Some((address, child)) = try_start(&dir, upstream) {
-                return Nginx { address, child, dir };
-            }
-        }
-        panic!(
-            "nginx: {}",
-            fs::read_to_string(dir.path().join("log")).unwrap_or_default()
-        );
+        let config = dir.path().join("nginx.conf");
+        let server = Server::start(dir.path(), |address| {
+            fs::write(&config, configuration(dir.path(), address, upstream)).expect("a file");
+            let mut command = Command::new("nginx");
+            command.arg("-c").arg(&config);
+            command
+        });
+        Nginx { server, dir }
     }
 
     /// Host and port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// Its certificate, which nobody trusts who is not told to.
@@ -67,12 +64,10 @@ impl Nginx {
     }
 }
 
-fn try_start(dir: &TempDir, upstream: SocketAddr) -> Option<(SocketAddr, Child)> {
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|free| free.local_addr())
-        .expect("a port");
-    let base = dir.path().display();
-    let config = format!(
+/// Of a server at `address` that passes everything on to `upstream`, with all its files in `dir`.
+fn configuration(dir: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
+    let base = dir.display();
+    format!(
         "daemon off; master_process off; pid {base}/pid; error_log {base}/log;
 events {{}}
 http {{
@@ -91,30 +86,5 @@ http {{
     }}
 }}
 "
-    );
-    let file = dir.path().join("nginx.conf");
-    fs::write(&file, config).expect("a file");
-    let log = fs::File::create(dir.path().join("log")).expect("a file");
-    let mut child = Command::new("nginx")
-        .arg("-c")
-        .arg(&file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("nginx, which scripts/test installs");
-    let answers = eventually("nginx answers", Duration::from_secs(30), || {
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            return Some(false);
-        }
-        TcpStream::connect(address).is_ok().then_some(true)
-    });
-    (answers && matches!(child.try_wait(), Ok(None))).then_some((address, child))
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    )
 }
