@@ -26,7 +26,7 @@ use super::spans::{Mark, Span, unpack};
 use super::{Entries, Entry, EntryId, IndexError, Kind};
 
 const MAGIC: &[u8; 8] = b"peelidx\n";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEADER_LEN: usize = 200;
 /// Where the header has its checksum, the last word of it.
 const CHECKSUM_AT: usize = HEADER_LEN - 4;

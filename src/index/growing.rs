@@ -229,7 +229,8 @@ impl GrowingIndex {
                 return Ok(old);
             }
             self.replace(dir, name, old);
-            replacing = kind == Kind::Directory;
+            let to_lower_layer = target.as_ref().is_some_and(|target| target.entry.is_none());
+            replacing = kind == Kind::Directory || to_lower_layer;
         }
         if names::is_opaque(name) {
             self.records.get_mut(dir).kind |= OPAQUE | WHITEOUTS;
@@ -406,11 +407,15 @@ impl GrowingIndex {
                 to()
             )));
         }
-        let found = if place.missing.is_empty() {
-            self.records.find(place.dir.0, name)
-        } else {
-            None
+        let found = match place.missing.is_empty() {
+            true => self.records.find(place.dir.0, name),
+            false => None,
         };
+        // A directory that is only on the way to whiteouts makes nothing appear: the lower layers may have a file there.
+        let found = found.filter(|id| {
+            let record = self.records.get(*id);
+            !record.is(Kind::Directory) || record.is_solid()
+        });
         if let Some(id) = found {
             let record = self.records.get(id);
             if record.is(Kind::Directory) {

@@ -146,7 +146,8 @@ pub struct Entry<'a> {
     pub whiteouts: bool,
     /// The directory has `.wh..wh..opq`.
     pub opaque: bool,
-    /// The directory took the place of something else that its layer had there before: nothing of lower layers is in it.
+    /// It took the place of something else that its layer had there before. Said of a directory, in which there is then
+    /// nothing of lower layers, and of a hard link to a lower layer, which is none if it leads nowhere.
     pub replacing: bool,
     /// The file has holes: [`Entry::pieces`] says where its stored bytes belong.
     pub sparse: bool,

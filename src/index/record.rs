@@ -22,7 +22,7 @@ pub(super) const WHITEOUTS: u8 = 1 << 4;
 pub(super) const OPAQUE: u8 = 1 << 5;
 /// Of a file: it has holes; its pieces are in `extra`.
 pub(super) const SPARSE: u8 = 1 << 6;
-/// Of a directory: it took the place of something else in its layer.
+/// Of a directory, or of a hard link to a lower layer: it took the place of something else in its layer.
 pub(super) const REPLACING: u8 = 1 << 6;
 /// Its name is taken by a later entry, or lies below one that is.
 pub(super) const DEAD: u8 = 1 << 7;
@@ -178,7 +178,7 @@ impl Record {
             solid: self.is_solid(),
             whiteouts: self.has(WHITEOUTS),
             opaque: self.has(OPAQUE),
-            replacing: kind == Kind::Directory && self.has(REPLACING),
+            replacing: matches!(kind, Kind::Directory | Kind::Hardlink) && self.has(REPLACING),
             sparse: self.is_sparse(),
             xattrs: extra.xattrs,
             pieces: extra.pieces,

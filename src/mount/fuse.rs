@@ -108,7 +108,7 @@ impl Shared {
     fn errno(&self, error: &TreeError) -> Errno {
         tracing::debug!("{error}");
         match error {
-            TreeError::Layer(_) => Errno::EIO,
+            TreeError::Layer(_) | TreeError::TooManyNames { .. } => Errno::EIO,
             TreeError::Stale(_) => Errno::ESTALE,
             TreeError::NotADirectory(_) => Errno::ENOTDIR,
             TreeError::NotAFile(_) => Errno::EISDIR,

@@ -6,18 +6,21 @@
 //! marker. So the layer must have been scanned to its end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use super::graft::join;
+use super::extraction::{Extraction, join};
 use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, never_shown};
 use crate::layer::Want;
 
 /// The start of a whiteout's name.
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+/// The name that makes its directory opaque.
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// What a whiteout's name hides; none if it is no whiteout, or one that has no effect on other names.
 pub(super) fn hidden_by<'a>(whiteout: &Entry<'a>) -> Option<&'a [u8]> {
@@ -38,6 +41,8 @@ pub(super) struct Dir {
     /// Its path from the root, with slashes between names.
     pub path: Box<[u8]>,
     found: Mutex<Found>,
+    /// Counts when what was found before may be otherwise.
+    epoch: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +54,8 @@ struct Found {
     opaque: bool,
     /// Whether there are no more.
     closed: bool,
+    /// The epoch that it was found in.
+    epoch: u64,
 }
 
 /// What was found by looking at one more layer.
@@ -63,7 +70,7 @@ struct Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Contribution {
     pub layer: usize,
-    /// The layer's directory. None if it has none there, and only grafts onto a place further below.
+    /// The layer's directory. None if it has none there, and only something that a symlink leads there, or further below.
     pub entry: Option<EntryId>,
     /// Which directory of the layer has its attributes, if the layer declares them, or may do so yet.
     pub attrs: Option<EntryId>,
@@ -106,13 +113,14 @@ enum Own {
 }
 
 impl Dir {
-    pub(super) fn root(top: usize) -> Arc<Dir> {
+    pub(super) fn root(top: usize, epoch: &Arc<AtomicU64>) -> Arc<Dir> {
         Arc::new(Dir {
             ino: Ino::ROOT,
             top,
             parent: None,
             path: Box::default(),
             found: Mutex::default(),
+            epoch: epoch.clone(),
         })
     }
 
@@ -124,13 +132,26 @@ impl Dir {
             parent: Some((parent.clone(), name.into())),
             path: join(&parent.path, name).into(),
             found: Mutex::default(),
+            epoch: parent.epoch.clone(),
         })
+    }
+
+    /// What was found and still holds.
+    fn found(&self) -> MutexGuard<'_, Found> {
+        let mut found = self.found.lock();
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if found.epoch != epoch {
+            *found = Found {
+                epoch,
+                ..Found::default()
+            };
+        }
+        found
     }
 
     /// Whether `entry` of `layer` is known to be part of it.
     pub(super) fn has(&self, layer: usize, entry: EntryId) -> bool {
-        self.found
-            .lock()
+        self.found()
             .contributions
             .iter()
             .any(|found| found.layer == layer && found.entry == Some(entry))
@@ -138,13 +159,13 @@ impl Dir {
 
     /// The contributions found so far, and whether there can be no more.
     pub(super) fn known(&self) -> (Vec<Contribution>, bool) {
-        let found = self.found.lock();
+        let found = self.found();
         (found.contributions.clone(), found.closed)
     }
 
     /// The `k`th contribution, or that there is none; `None` if that is not known yet.
     fn nth(&self, k: usize) -> Option<Option<Contribution>> {
-        let found = self.found.lock();
+        let found = self.found();
         match found.contributions.get(k) {
             Some(contribution) => Some(Some(*contribution)),
             None => found.closed.then_some(None),
@@ -153,14 +174,14 @@ impl Dir {
 
     /// How many of the parent's contributions were looked at, and the last contribution found.
     fn progress(&self) -> (usize, Option<Contribution>) {
-        let found = self.found.lock();
+        let found = self.found();
         (found.looked_at, found.contributions.last().copied())
     }
 
     /// Notes what was found when `looked_at` of the parent's contributions had been looked at. Another task may have
     /// come here first: then both have found the same.
     fn note(&self, looked_at: usize, step: Option<Step>) {
-        let mut found = self.found.lock();
+        let mut found = self.found();
         if found.looked_at != looked_at || found.closed {
             return;
         }
@@ -264,6 +285,9 @@ impl Tree {
     /// above the base, only a directory that its children imply, is said when the layer is complete.
     pub(super) async fn child(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<Child, TreeError> {
         let layer = at.layer;
+        if let Some(extraction) = self.known_extraction(layer) {
+            return Ok(extraction.child(&dir.path, name));
+        }
         let own = match at.entry {
             None => Own::Nothing,
             Some(directory) => {
@@ -299,51 +323,57 @@ impl Tree {
                     .await?
             }
         };
-        let implied = match own {
-            // What the tar has at the place itself wins over what a symlink leads there, and can be told at once.
+        let own = match own {
+            // Told at once. What the layer may have there by way of a symlink below is known only when it is complete.
             Own::Directory(contribution, solid) if contribution.attrs.is_some() => {
                 return Ok(Child::Directory { contribution, solid });
             }
             Own::Leaf(entry, kind) => match self.follow(layer, entry, kind).await? {
                 Some((layer, entry)) => return Ok(Child::Leaf(layer, entry)),
                 // A hard link to nothing was never made.
-                None => None,
+                None => Child::Nothing,
             },
-            Own::Directory(contribution, solid) => Some((contribution, solid)),
-            Own::Nothing => None,
+            Own::Directory(contribution, solid) => Child::Directory { contribution, solid },
+            Own::Nothing => Child::Nothing,
         };
-        self.with_grafted(dir, at, name, implied).await
+        Ok(match self.extraction(layer).await? {
+            Some(extraction) => extraction.child(&dir.path, name),
+            None => own,
+        })
     }
 
     /// Whether the layer of `at` hides `name` in `dir` from the layers below.
     pub(super) async fn hides(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<bool, TreeError> {
-        let name: Box<[u8]> = name.into();
-        self.prove(dir, at, move |entries, directory| hides(entries, directory, &name))
+        let wanted: Box<[u8]> = name.into();
+        let own = move |entries: &dyn Entries, directory| hides(entries, directory, &wanted);
+        self.prove(dir, at, own, |extraction| extraction.hides(&dir.path, name))
             .await
     }
 
     /// Whether `at` hides all children that lower layers have in `dir`.
     pub(super) async fn opaque(&self, dir: &Arc<Dir>, at: Contribution) -> Result<bool, TreeError> {
-        self.prove(dir, at, |entries, directory| {
-            entries.entry(directory).is_some_and(|entry| entry.opaque)
-        })
-        .await
+        let own = |entries: &dyn Entries, directory| entries.entry(directory).is_some_and(|entry| entry.opaque);
+        self.prove(dir, at, own, |extraction| extraction.opaque(&dir.path))
+            .await
     }
 
-    /// Whether `test` holds for one of the directories that the layer of `at` has at `dir`. True as soon as it does,
-    /// false when the layer is complete.
+    /// Whether `own` holds for the directory that the layer of `at` has at `dir`, or `laid_out` for how it lies over
+    /// those below. True as soon as it does, false when the layer is complete.
     async fn prove(
         &self,
         dir: &Arc<Dir>,
         at: Contribution,
-        test: impl Fn(&dyn Entries, EntryId) -> bool + Clone + Send + 'static,
+        own: impl Fn(&dyn Entries, EntryId) -> bool + Send + 'static,
+        laid_out: impl Fn(&Extraction) -> bool,
     ) -> Result<bool, TreeError> {
+        if let Some(extraction) = self.known_extraction(at.layer) {
+            return Ok(laid_out(extraction));
+        }
         if let Some(directory) = at.entry {
             let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path));
-            let test = test.clone();
             let own = self.layers[at.layer]
                 .ask(Want::Little, what, move |view| {
-                    let found = test(view.entries(), directory);
+                    let found = own(view.entries(), directory);
                     (found || view.complete()).then_some(found)
                 })
                 .await?;
@@ -351,10 +381,8 @@ impl Tree {
                 return Ok(true);
             }
         }
-        let grafts = self.grafts(at.layer).await?;
-        let grafted = grafts.at(&dir.path);
-        Ok(!grafted.is_empty()
-            && self.layers[at.layer].glance(|view| grafted.iter().any(|entry| test(view.entries(), *entry)))?)
+        let extraction = self.extraction(at.layer).await?;
+        Ok(extraction.is_some_and(|extraction| laid_out(&extraction)))
     }
 }
 
@@ -362,7 +390,7 @@ impl Tree {
 /// something else was there in the layer before the directory that it has there now.
 pub(super) fn hides(entries: &dyn Entries, directory: EntryId, name: &[u8]) -> bool {
     let child = |name: &[u8]| entries.child(directory, name).and_then(|id| entries.entry(id));
-    if child(name).is_some_and(|entry| entry.replacing) {
+    if child(name).is_some_and(|entry| entry.replacing && entry.kind == Kind::Directory) {
         return true;
     }
     child(&[WHITEOUT, name].concat()).is_some_and(|whiteout| hidden_by(&whiteout).is_some())

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::graft::reachable;
 use super::lookup::{Found, Moment, Walked, at_path};
 use super::{Tree, TreeError};
 use crate::index::{Entries, EntryId, Kind, LayerIndex};
@@ -22,6 +21,9 @@ impl Tree {
     ) -> Result<Option<(usize, EntryId)>, TreeError> {
         if kind != Kind::Hardlink {
             return Ok(Some((layer, entry)));
+        }
+        if let Some(target) = self.known_extraction(layer).and_then(|known| known.link(entry)) {
+            return Ok(target);
         }
         let mut entry = entry;
         loop {
@@ -73,6 +75,9 @@ impl Tree {
         }
         self.links
             .get_or_try_init(|| async {
+                for number in 0..self.layers.len() {
+                    self.extraction(number).await?;
+                }
                 let mut links = HashMap::new();
                 for (number, layer) in self.layers.iter().enumerate() {
                     let index = layer.complete().await?;
@@ -96,4 +101,16 @@ fn links_to_lower_layers(index: &LayerIndex) -> Vec<EntryId> {
         entry.is_some_and(|entry| entry.kind == Kind::Hardlink && entry.target.is_none() && reachable(index, *id))
     };
     (0..index.len()).map(EntryId).filter(is_one).collect()
+}
+
+/// Whether names lead to an entry of a layer: it, and no directory that it is in, was replaced by a later one.
+pub(super) fn reachable(entries: &dyn Entries, id: EntryId) -> bool {
+    let mut at = id;
+    while at != EntryId::ROOT {
+        match entries.entry(at) {
+            Some(entry) if entries.child(entry.parent, entry.name) == Some(at) => at = entry.parent,
+            _ => return false,
+        }
+    }
+    true
 }

@@ -209,32 +209,26 @@ impl Tree {
         hidden: &mut Vec<Box<[u8]>>,
     ) -> Result<Vec<(Box<[u8]>, Plain)>, TreeError> {
         let index = self.layers[at.layer].complete().await?;
-        let grafts = self.grafts(at.layer).await?;
-        let grafted = grafts.at(&dir.path);
-        let own = at.entry.filter(|own| !grafted.contains(own));
-        let mut names = Vec::new();
-        for directory in own.into_iter().chain(grafted) {
-            for child in index.children(directory).into_iter().filter_map(|id| index.entry(id)) {
-                hidden.extend(hidden_by(&child).map(Box::from));
-                if never_shown(child.name, child.kind) {
-                    continue;
-                }
-                let plain = match child.kind {
-                    // Where several of the layer's directories share a place, the tree knows which entry it is.
-                    _ if Some(directory) != own => Plain::AskTree,
-                    Kind::Hardlink => Plain::AskTree,
-                    Kind::Directory if child.implied => Plain::AskTree,
-                    Kind::Directory => Plain::Known(Ino::merged(at.layer, child.id), child.kind),
-                    _ => Plain::Known(Ino::own(at.layer, child.id), child.kind),
-                };
-                names.push((child.name.into(), plain));
-            }
+        if let Some(extraction) = self.extraction(at.layer).await? {
+            let (names, hides) = extraction.names_in(&dir.path);
+            hidden.extend(hides.into_iter().map(Box::from));
+            return Ok(names.into_iter().map(|name| (name.into(), Plain::AskTree)).collect());
         }
-        names.extend(
-            grafts
-                .names_in(&dir.path)
-                .map(|(name, _)| (name.into(), Plain::AskTree)),
-        );
+        let mut names = Vec::new();
+        let children = at.entry.map(|directory| index.children(directory)).unwrap_or_default();
+        for child in children.into_iter().filter_map(|id| index.entry(id)) {
+            hidden.extend(hidden_by(&child).map(Box::from));
+            if never_shown(child.name, child.kind) {
+                continue;
+            }
+            let plain = match child.kind {
+                Kind::Hardlink => Plain::AskTree,
+                Kind::Directory if child.implied => Plain::AskTree,
+                Kind::Directory => Plain::Known(Ino::merged(at.layer, child.id), child.kind),
+                _ => Plain::Known(Ino::own(at.layer, child.id), child.kind),
+            };
+            names.push((child.name.into(), plain));
+        }
         Ok(names)
     }
 

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::contribution::{Child, Dir};
+use super::extraction::join;
 use super::{Attr, Ino, Tree, TreeError};
 use crate::index::{Entries, EntryId, Kind, never_shown};
 use crate::layer::{View, Want};
@@ -93,7 +94,7 @@ impl Tree {
                     } => {
                         let ino = match contribution.entry {
                             Some(entry) => Ino::merged(contribution.layer, entry),
-                            None => self.bare_ino(dir, contribution.layer, name).await?,
+                            None => self.bare_ino(contribution.layer, &join(&dir.path, name)),
                         };
                         implied.get_or_insert_with(|| Dir::new(dir, name, ino));
                         if contribution.attrs.is_some() {
@@ -118,12 +119,11 @@ impl Tree {
     /// What `path` is at the moment at which a layer's entry is extracted, symlinks in its parent part followed inside the
     /// root. Where the last name is not followed, it is what the layers below have there.
     pub(super) async fn walk(&self, moment: Moment, path: &[u8], follow_last: bool) -> Result<Walked, TreeError> {
-        let root = Dir::root(moment.layer);
+        let root = Dir::root(moment.layer, &self.epoch);
         let mut way: Vec<(Vec<u8>, Option<Found>)> = Vec::new();
         let mut todo: Vec<Vec<u8>> = split(path);
         todo.reverse();
         let mut hops = 0;
-        let mut looped = false;
         while let Some(name) = todo.pop() {
             if name == b".." {
                 // What is no directory, or does not exist, is left by `..` as if it were one.
@@ -153,7 +153,6 @@ impl Tree {
                     todo.extend(split(&target).into_iter().rev());
                     continue;
                 }
-                looped = true;
             }
             let found = match (own, lower) {
                 (None, lower) => lower,
@@ -167,7 +166,7 @@ impl Tree {
             Some((_, found)) => found,
             None => Some(Found::Directory(root)),
         };
-        Ok(Walked { path, found, looped })
+        Ok(Walked { path, found })
     }
 
     /// Where an entry points if it is a symlink.
@@ -276,12 +275,10 @@ pub(super) struct Walked {
     pub path: Vec<u8>,
     /// What is there; None if nothing is, or if something on the way is no directory.
     pub found: Option<Found>,
-    /// Whether there were more symlinks on the way than are followed.
-    pub looped: bool,
 }
 
 /// The names in a path, without empty ones and `.`.
-fn split(path: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn split(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b'/')
         .filter(|name| !name.is_empty() && *name != b".")
         .map(<[u8]>::to_vec)

@@ -10,7 +10,7 @@
 
 mod attr;
 mod contribution;
-mod graft;
+mod extraction;
 mod ino;
 mod link;
 mod listing;
@@ -24,8 +24,8 @@ mod tests;
 mod xattr;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -43,7 +43,7 @@ pub use open::{Opened, Settings, open};
 pub use seek::Seek;
 
 use contribution::Dir;
-use graft::Grafts;
+use extraction::Extraction;
 use ino::Node;
 
 /// Why the tree cannot answer.
@@ -64,6 +64,12 @@ pub enum TreeError {
     /// Only symlinks have targets.
     #[error("inode {0} is not a symlink")]
     NotASymlink(Ino),
+    /// A layer whose entries lie below symlinks of lower ones is larger than is supported.
+    #[error("layer {layer}: too many names in layers whose entries lie below symlinks of lower layers")]
+    TooManyNames {
+        /// The layer's number.
+        layer: usize,
+    },
 }
 
 /// Some bytes of a file.
@@ -105,8 +111,14 @@ pub struct Tree {
     root: Arc<Dir>,
     /// The merged directories that somebody holds, by inode number, and how often they were handed out.
     held: Mutex<HashMap<Ino, (Arc<Dir>, u64)>>,
-    /// For each layer, where its entries land that lie below symlinks of lower layers.
-    grafts: Vec<OnceCell<Arc<Grafts>>>,
+    /// For each layer how it lies over those below, if its entries reach below symlinks of theirs.
+    extractions: Vec<OnceCell<Option<Arc<Extraction>>>>,
+    /// Whether each complete layer declares all its directories.
+    plain: Vec<OnceLock<bool>>,
+    /// The names in all extractions.
+    names: AtomicUsize,
+    /// Counts the extractions: what was found in merged directories before may be otherwise after.
+    epoch: Arc<AtomicU64>,
     /// Names that layers give to files of lower layers; known once all layers are.
     links: OnceCell<HashMap<(usize, EntryId), u32>>,
     listings: Mutex<listing::Recent>,
@@ -117,10 +129,14 @@ pub struct Tree {
 impl Tree {
     /// The tree of `image`, whose layers are `layers`, base first.
     pub fn new(image: &Image, layers: Vec<Arc<Layer>>, options: TreeOptions) -> Arc<Tree> {
+        let epoch = Arc::default();
         Arc::new_cyclic(|myself| Tree {
             myself: myself.clone(),
-            root: Dir::root(layers.len()),
-            grafts: layers.iter().map(|_| OnceCell::new()).collect(),
+            root: Dir::root(layers.len(), &epoch),
+            extractions: layers.iter().map(|_| OnceCell::new()).collect(),
+            plain: layers.iter().map(|_| OnceLock::new()).collect(),
+            names: AtomicUsize::new(0),
+            epoch,
             layers,
             options,
             manifest: image.manifest.clone(),
@@ -164,8 +180,15 @@ impl Tree {
             Node::Layers => self.lookup_layers(name).await,
             Node::Root | Node::Merged => {
                 let dir = self.dir(parent)?;
-                let found = self.resolve_scouting(&dir, name).await?;
-                self.attr_of(found).await
+                loop {
+                    let epoch = self.epoch.load(Ordering::Acquire);
+                    let found = self.resolve_scouting(&dir, name).await?;
+                    let attr = self.attr_of(found).await?;
+                    // The way that layers lie over each other has become known meanwhile: there are as many times as layers.
+                    if epoch == self.epoch.load(Ordering::Acquire) {
+                        return Ok(attr);
+                    }
+                }
             }
             Node::Own(layer, entry) => match self.own_child(layer, entry, name).await? {
                 Some((layer, entry)) => self.settled_attr(layer, entry).await.map(Some),
@@ -193,10 +216,16 @@ impl Tree {
             _ => Vec::new(),
         };
         for (layer, entry) in parts {
-            if !self
-                .layer(layer, directory)?
-                .glance(|view| graft::reachable(view.entries(), entry))?
-            {
+            let reachable = match self.known_extraction(layer) {
+                // Where it has an entry of that path in its tar is told by what it was put together with.
+                Some(extraction) if directory.node() == Node::Merged => {
+                    extraction.has_directory(&self.dir(directory)?.path)
+                }
+                _ => self
+                    .layer(layer, directory)?
+                    .glance(|view| link::reachable(view.entries(), entry))?,
+            };
+            if !reachable {
                 return Ok(true);
             }
         }
@@ -206,8 +235,8 @@ impl Tree {
     /// Whether the layer that `ino` is from, and all above it, are completely known: those that decide who has a name in
     /// the merged view.
     fn known_from(&self, ino: Ino) -> bool {
-        let layers = ino.layer().and_then(|layer| self.layers.get(layer..));
-        layers.unwrap_or_default().iter().all(|layer| layer.index().is_some())
+        let known = |number: usize| self.layers[number].index().is_some() && self.lies_still(number);
+        ino.layer().is_none_or(|layer| (layer..self.layers.len()).all(known))
     }
 
     /// The attributes of an inode: the best known, without waiting for more.
@@ -233,7 +262,13 @@ impl Tree {
             return Ok(listing);
         }
         let listing = match ino.node() {
-            Node::Root | Node::Merged => self.list_merged(&self.dir(ino)?, ino == Ino::ROOT).await?,
+            Node::Root | Node::Merged => loop {
+                let epoch = self.epoch.load(Ordering::Acquire);
+                let listing = self.list_merged(&self.dir(ino)?, ino == Ino::ROOT).await?;
+                if epoch == self.epoch.load(Ordering::Acquire) {
+                    break listing;
+                }
+            },
             // Not kept: it may still grow by the image's own children.
             Node::Layers => return Ok(Arc::new(self.list_layers().await?)),
             Node::Own(layer, entry) => self.list_own(layer, entry).await?,

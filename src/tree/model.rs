@@ -1,8 +1,7 @@
 //! Layer semantics, written as plainly as possible, for the tree to be compared with: complete layers, maps of paths,
 //! one layer extracted over the result of those below.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::layer::sample::{Line, What};
 
@@ -20,11 +19,6 @@ pub(super) struct Model {
     merged: Vec<BTreeMap<Path, Node>>,
     /// Whether a later member of a layer took the place of an earlier one.
     pub replaced: bool,
-    /// Whether two members of a layer, one of them below a symlink of a lower layer, want the same place. Real tools
-    /// differ in what comes of that, and no image has it.
-    contested: bool,
-    /// Whether a parent of a member was a hard link to a symlink of the same layer.
-    followed_by_other_name: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -47,13 +41,32 @@ pub(super) enum Node {
 #[derive(Debug, Clone, Default)]
 struct Own {
     nodes: BTreeMap<Path, OwnNode>,
+    /// What was put into it, one after the other.
+    events: Vec<Event>,
     /// Links to lower layers that were resolved.
     links: BTreeMap<Path, Option<usize>>,
 }
 
+/// Something that was put into a layer's own tree.
+#[derive(Debug, Clone)]
+struct Event {
+    path: Path,
+    is: EventIs,
+}
+
+#[derive(Debug, Clone)]
+enum EventIs {
+    /// With the last line that declares it, be it a later one: an entry holds before and after its children.
+    Directory(Option<usize>),
+    Leaf(usize),
+    /// A hard link to a path.
+    Link(Path),
+}
+
 #[derive(Debug, Clone)]
 struct OwnNode {
-    line: usize,
+    /// The event that made it.
+    event: usize,
     is: OwnIs,
     /// It is a directory where the layer had something else before.
     replacing: bool,
@@ -120,8 +133,6 @@ impl Model {
             own: Vec::new(),
             merged: Vec::new(),
             replaced: false,
-            contested: false,
-            followed_by_other_name: AtomicBool::new(false),
         };
         for (number, lines) in layers.iter().enumerate() {
             let own = model.unpack(number, lines);
@@ -139,7 +150,8 @@ impl Model {
     /// The tree of one tar.
     fn unpack(&mut self, layer: usize, lines: &[Line]) -> Own {
         let mut own = Own::default();
-        own.nodes.insert(Path::new(), OwnNode::new(0, OwnIs::Directory(None)));
+        own.nodes
+            .insert(Path::new(), OwnNode::new(usize::MAX, OwnIs::Directory(None)));
         for (line, Line { path, what, .. }) in lines.iter().enumerate() {
             let path = clean(path);
             let Some((name, parents)) = path.split_last() else {
@@ -178,8 +190,9 @@ impl Model {
                 if !own.is_directory(&parent) {
                     let replacing = own.remove(&parent);
                     self.replaced |= replacing;
+                    let event = own.happen(&parent, EventIs::Directory(None));
                     let is = OwnIs::Directory(None);
-                    own.nodes.insert(parent, OwnNode { line, is, replacing });
+                    own.nodes.insert(parent, OwnNode { event, is, replacing });
                 }
             }
             let path = [parents, vec![name.clone()]].concat();
@@ -190,7 +203,14 @@ impl Model {
             let removed = own.remove(&path);
             self.replaced |= removed;
             let replacing = removed && matches!(is, OwnIs::Directory(_));
-            own.nodes.insert(path, OwnNode { line, is, replacing });
+            let happened = match (&is, what) {
+                (_, What::Hardlink(to)) => EventIs::Link(self.own_path(&own, to)),
+                (OwnIs::Directory(line), _) => EventIs::Directory(*line),
+                (OwnIs::Leaf(inode), _) => EventIs::Leaf(*inode),
+                (OwnIs::Link(to), _) => EventIs::Link(to.clone()),
+            };
+            let event = own.happen(&path, happened);
+            own.nodes.insert(path, OwnNode { event, is, replacing });
         }
         let names: Vec<usize> = own.nodes.values().filter_map(OwnNode::leaf).collect();
         for inode in names {
@@ -200,38 +220,19 @@ impl Model {
     }
 
     fn own_symlink(&self, own: &Own, path: &Path) -> Option<String> {
-        let node = own.nodes.get(path)?;
-        let inode = node.leaf()?;
-        if self.inodes[inode].tag.1 != node.line && self.symlink(inode).is_some() {
-            // The index does not follow a symlink by its second name.
-            self.followed_by_other_name.store(true, Ordering::Relaxed);
-        }
-        self.symlink(inode)
+        self.symlink(own.nodes.get(path)?.leaf()?)
+    }
+
+    /// The path that a hard link to `to` has in the layer's own tree.
+    fn own_path(&self, own: &Own, to: &str) -> Path {
+        let to = clean(to);
+        follow(&to, false, |path| self.own_symlink(own, path)).unwrap_or(to)
     }
 
     fn symlink(&self, inode: usize) -> Option<String> {
         match &self.inodes[inode].what {
             What::Symlink(to) => Some(to.clone()),
             _ => None,
-        }
-    }
-
-    fn merged_symlink(&self, merged: &BTreeMap<Path, Node>, path: &Path) -> Option<String> {
-        match merged.get(path)? {
-            Node::Leaf(inode) => self.symlink(*inode),
-            Node::Directory(_) => None,
-        }
-    }
-
-    /// Where the symlink at `path` points, if there is one when the lines of the layer before `line` are extracted.
-    fn symlink_then(&self, own: &Own, lower: &BTreeMap<Path, Node>, line: usize, path: &Path) -> Option<String> {
-        match own.nodes.get(path).filter(|node| node.line < line) {
-            None => self.merged_symlink(lower, path),
-            Some(node) => match node.is {
-                OwnIs::Leaf(inode) => self.symlink(inode).filter(|_| self.inodes[inode].tag.1 == node.line),
-                OwnIs::Directory(None) => self.merged_symlink(lower, path),
-                OwnIs::Directory(_) | OwnIs::Link(_) => None,
-            },
         }
     }
 
@@ -249,6 +250,7 @@ impl Model {
         }
         let path = [parents, vec![name.clone()]].concat();
         match own.nodes.get(&path).map(|node| &node.is) {
+            Some(OwnIs::Directory(None)) if !own.has_more_than_whiteouts(&path) => Some(OwnIs::Link(path)),
             Some(OwnIs::Directory(_)) => None,
             Some(other) => Some(other.clone()),
             None => Some(OwnIs::Link(path)),
@@ -257,150 +259,111 @@ impl Model {
 
     /// Extracts layer `number` over `result`, which is what the layers below it give.
     fn extract(&mut self, number: usize, result: &mut BTreeMap<Path, Node>) {
-        let lower = result.clone();
         let own = self.own[number].clone();
-        let places = self.places(&own, &lower);
-
-        // What it removes, it removes of what was there before.
-        for (path, node) in &own.nodes {
-            let Some((name, parents)) = path.split_last() else {
-                continue;
-            };
-            let Some(place) = places.get(parents) else { continue };
-            if node.replacing {
-                let gone = [place.clone(), vec![name.clone()]].concat();
-                result.retain(|path, _| *path != gone && !under(path, &gone));
-            }
-            let Some(name) = name.strip_prefix(".wh.").filter(|_| node.is_or_was_leaf()) else {
-                continue;
-            };
-            if name == ".wh..opq" {
-                result.retain(|path, _| !under(path, place));
-            } else if !name.starts_with(".wh.") {
-                let gone = [place.clone(), vec![name.to_owned()]].concat();
-                result.retain(|path, _| *path != gone && !under(path, &gone));
-            }
-        }
-
-        let mut taken: BTreeMap<Path, bool> = BTreeMap::new();
-        for (path, node) in &own.nodes {
-            let landed = match &node.is {
-                OwnIs::Directory(_) => places.get(path),
-                _ => path.split_last().and_then(|(_, parents)| places.get(parents)),
-            };
-            let directory = matches!(node.is, OwnIs::Directory(_));
-            // A symlink may lead to such a name as well.
-            let marked = never_shown(path, directory) || landed.is_some_and(|place| never_shown(place, true));
-            match &node.is {
-                OwnIs::Directory(_) if marked => {}
-                OwnIs::Directory(declared) => {
-                    let Some(place) = places.get(path) else { continue };
-                    let solid = declared.is_some() || own.has_more_than_whiteouts(path);
-                    if !solid {
-                        continue;
-                    }
-                    make(result, place);
-                    if let Some(line) = declared {
-                        result.insert(place.clone(), Node::Directory(Some((number, *line))));
-                        self.contested |= taken.insert(place.clone(), false).is_some();
-                    }
-                }
-                OwnIs::Leaf(_) | OwnIs::Link(_) => {
-                    let Some((name, parents)) = path.split_last() else {
-                        continue;
-                    };
-                    let target = match &node.is {
-                        OwnIs::Link(to) => self.linked(&own, &lower, &places, node.line, to),
-                        OwnIs::Leaf(inode) => Some(*inode),
-                        OwnIs::Directory(_) => None,
-                    };
-                    if let OwnIs::Link(_) = node.is {
-                        self.own[number].links.insert(path.clone(), target);
-                        target.iter().for_each(|inode| self.inodes[*inode].names += 1);
-                    }
-                    let (Some(inode), Some(place), false) = (target, places.get(parents), marked) else {
-                        continue;
-                    };
-                    let place = [place.clone(), vec![name.clone()]].concat();
-                    make(result, &place[..place.len() - 1]);
-                    result.retain(|path, _| *path != place && !under(path, &place));
-                    result.insert(place.clone(), Node::Leaf(inode));
-                    self.contested |= taken.insert(place, true).is_some();
-                }
-            }
-        }
-        let leaves = taken.iter().filter(|(_, leaf)| **leaf).map(|(path, _)| path);
-        let crossed = |leaf: &Path| places.values().any(|place| place == leaf || under(place, leaf));
-        self.contested |= leaves.into_iter().any(crossed);
-    }
-
-    /// Where each directory of a layer lands; none for those that a loop of symlinks leads nowhere.
-    fn places(&self, own: &Own, lower: &BTreeMap<Path, Node>) -> BTreeMap<Path, Path> {
-        let mut places = BTreeMap::from([(Path::new(), Path::new())]);
-        for (path, node) in &own.nodes {
-            let (Some((name, parents)), OwnIs::Directory(declared)) = (path.split_last(), &node.is) else {
-                continue;
-            };
-            let Some(base) = places.get(parents) else { continue };
-            let here = [base.clone(), vec![name.clone()]].concat();
-            let symlink = self.merged_symlink(lower, &here).is_some();
-            if declared.is_some() || !symlink || own.removes(path) {
-                places.insert(path.clone(), here);
-            } else if let Some(target) = follow(&here, true, |path| self.symlink_then(own, lower, node.line, path)) {
-                places.insert(path.clone(), target);
-            }
-        }
-        places
-    }
-
-    /// The inode that a link, made by line `line`, to the path `to` outside of the layer's own tree is.
-    fn linked(
-        &mut self,
-        own: &Own,
-        lower: &BTreeMap<Path, Node>,
-        places: &BTreeMap<Path, Path>,
-        line: usize,
-        to: &Path,
-    ) -> Option<usize> {
-        let path = follow(to, false, |path| self.symlink_then(own, lower, line, path))?;
-        let in_the_way = |len: &usize| {
-            let node = own.nodes.get(&path[..*len]);
-            node.is_some_and(|node| node.line < line && !matches!(node.is, OwnIs::Directory(_)))
+        let mut disk = Disk {
+            lower: result.clone(),
+            result,
+            mine: BTreeMap::new(),
+            replaced: BTreeSet::new(),
+            hidden: BTreeMap::new(),
         };
-        if (1..path.len()).any(|len| in_the_way(&len)) {
-            return None;
+        if let Some(OwnIs::Directory(Some(line))) = own.nodes.get(&Path::new()).map(|node| &node.is) {
+            disk.result.insert(Path::new(), Node::Directory(Some((number, *line))));
         }
-        // The path itself may pass through files.
-        let passable = (1..path.len()).all(|len| matches!(lower.get(&path[..len]), Some(Node::Directory(_))));
-        for (other, node) in own.nodes.iter().filter(|(_, node)| node.line < line) {
-            let Some((name, parents)) = other.split_last() else {
+        let mut links = BTreeMap::new();
+        let mut opened = BTreeSet::new();
+        for event in &own.events {
+            let Some((name, parents)) = event.path.split_last() else {
                 continue;
             };
-            let place = places
-                .get(parents)
-                .map(|place| [place.clone(), vec![name.clone()]].concat());
-            if place.as_ref() != Some(&path) && *other != path {
+            if let EventIs::Directory(None) = event.is {
                 continue;
             }
-            if *other == *to || *other != path || place.as_ref() != Some(&path) {
-                // Only since the link was made, or below a symlink itself.
-                self.contested = true;
+            for len in 0..=parents.len() {
+                // Whatever its place in the tar, a whiteout holds for all that its layer has in the same directory.
+                if opened.insert(parents[..len].to_vec()) {
+                    for whiteout in own.whiteouts_in(&parents[..len]) {
+                        self.hide(&mut disk, number, &parents[..len], whiteout);
+                    }
+                }
             }
-            return match &node.is {
-                OwnIs::Leaf(inode) => Some(*inode),
-                OwnIs::Link(to) => self.linked(own, lower, places, node.line, to),
-                OwnIs::Directory(_) => None,
+            if matches!(event.is, EventIs::Leaf(_)) && name.starts_with(".wh.") {
+                self.hide(&mut disk, number, parents, name);
+                continue;
+            }
+            let Some(place) = self.place(&disk, parents) else {
+                continue;
             };
+            let at = [place.clone(), vec![name.clone()]].concat();
+            let shown = !never_shown(&at, matches!(event.is, EventIs::Directory(_)));
+            if shown {
+                disk.make(&place);
+            }
+            match &event.is {
+                EventIs::Directory(line) if shown => disk.declare(&at, number, *line),
+                EventIs::Directory(_) => {}
+                EventIs::Leaf(inode) => disk.put(&at, *inode, shown),
+                EventIs::Link(to) => {
+                    let target = self.linked(&disk, to);
+                    target.iter().for_each(|inode| disk.put(&at, *inode, shown));
+                    links.insert(event.path.clone(), target);
+                }
+            }
         }
-        match lower.get(&path) {
-            Some(Node::Leaf(inode)) if passable => Some(*inode),
+        for (path, node) in &own.nodes {
+            if let (OwnIs::Link(_), Some(Some(inode))) = (&node.is, links.get(path)) {
+                self.inodes[*inode].names += 1;
+            }
+        }
+        self.own[number].links = links;
+    }
+
+    /// Does what the whiteout `name` in the directory at `path` of the layer's own tree does.
+    fn hide(&self, disk: &mut Disk<'_>, number: usize, path: &[String], name: &str) {
+        let Some(place) = self.place(disk, path) else { return };
+        let is_directory = |len| matches!(disk.result.get(&place[..len]), Some(Node::Directory(_)));
+        if !(1..=place.len()).all(is_directory) {
+            return;
+        }
+        if name == ".wh..wh..opq" {
+            disk.remove(number, |path| under(path, &place));
+        } else if !name.starts_with(".wh..wh.") {
+            let gone = [place, vec![name[".wh.".len()..].to_owned()]].concat();
+            disk.remove(number, |path| *path == gone || under(path, &gone));
+        }
+    }
+
+    /// Where the directory at `path` of a layer's own tree is by now; None if a loop of symlinks leads nowhere.
+    fn place(&self, disk: &Disk<'_>, path: &[String]) -> Option<Path> {
+        follow(path, true, |at| self.symlink_at(disk.result.get(at)))
+    }
+
+    fn symlink_at(&self, node: Option<&Node>) -> Option<String> {
+        match node? {
+            Node::Leaf(inode) => self.symlink(*inode),
+            Node::Directory(_) => None,
+        }
+    }
+
+    /// The inode that a link to `to` is by now.
+    fn linked(&self, disk: &Disk<'_>, to: &Path) -> Option<usize> {
+        let (name, parents) = to.split_last()?;
+        // What the layer removes from lower ones can still be linked to.
+        let look = |at: &Path| match disk.mine.contains_key(at) {
+            true => disk.result.get(at).cloned(),
+            false if (1..=at.len()).any(|len| disk.replaced.contains(&at[..len])) => None,
+            false => disk.lower.get(at).cloned(),
+        };
+        let mut path = follow(parents, true, |at| self.symlink_at(look(at).as_ref()))?;
+        let passable = (1..=path.len()).all(|len| matches!(look(&path[..len].to_vec()), Some(Node::Directory(_))));
+        path.push(name.clone());
+        if let Some(inode) = disk.hidden.get(&path) {
+            return Some(*inode);
+        }
+        match look(&path) {
+            Some(Node::Leaf(inode)) if passable => Some(inode),
             _ => None,
         }
-    }
-
-    /// Whether the rules tell all of it.
-    pub fn is_clear(&self) -> bool {
-        !self.contested && !self.followed_by_other_name.load(Ordering::Relaxed)
     }
 
     /// What the mount shows at its root; `Some(n)`: in `layers/n`.
@@ -442,13 +405,63 @@ impl Model {
     }
 }
 
-/// Makes a directory and those above it; whatever else is in the way goes.
-fn make(result: &mut BTreeMap<Path, Node>, path: &[String]) {
-    for len in 1..=path.len() {
-        let path = path[..len].to_vec();
-        if !matches!(result.get(&path), Some(Node::Directory(_))) {
-            result.insert(path, Node::Directory(None));
+/// A file system while a layer is being extracted to it.
+struct Disk<'a> {
+    /// As it was before.
+    lower: BTreeMap<Path, Node>,
+    result: &'a mut BTreeMap<Path, Node>,
+    /// What exists because of this layer; of directories the line that declares them.
+    mine: BTreeMap<Path, Option<usize>>,
+    /// Directories in places where the layer had something else before.
+    replaced: BTreeSet<Path>,
+    /// What the layer has at paths that are never shown.
+    hidden: BTreeMap<Path, usize>,
+}
+
+impl Disk<'_> {
+    /// Removes what lower layers have at some paths.
+    fn remove(&mut self, number: usize, gone: impl Fn(&Path) -> bool) {
+        let mine = &self.mine;
+        self.result.retain(|path, _| !gone(path) || mine.contains_key(path));
+        for (path, line) in mine.iter().filter(|(path, _)| gone(path)) {
+            if let Some(node @ Node::Directory(_)) = self.result.get_mut(path) {
+                *node = Node::Directory(line.map(|line| (number, line)));
+            }
         }
+    }
+
+    /// Makes a directory and those above it; whatever else is in the way goes.
+    fn make(&mut self, path: &[String]) {
+        for len in 1..=path.len() {
+            let path = path[..len].to_vec();
+            if !matches!(self.result.get(&path), Some(Node::Directory(_))) {
+                if self.mine.contains_key(&path) {
+                    self.replaced.insert(path.clone());
+                }
+                self.result.insert(path.clone(), Node::Directory(None));
+            }
+            self.mine.entry(path).or_insert(None);
+        }
+    }
+
+    fn declare(&mut self, path: &Path, number: usize, line: Option<usize>) {
+        self.make(path);
+        self.mine.insert(path.clone(), line);
+        self.result
+            .insert(path.clone(), Node::Directory(line.map(|line| (number, line))));
+    }
+
+    fn put(&mut self, path: &Path, inode: usize, shown: bool) {
+        if !shown {
+            self.hidden.insert(path.clone(), inode);
+            return;
+        }
+        let gone = |other: &Path| other == path || under(other, path);
+        self.result.retain(|other, _| !gone(other));
+        self.mine.retain(|other, _| !gone(other));
+        self.replaced.retain(|other| !gone(other));
+        self.result.insert(path.clone(), Node::Leaf(inode));
+        self.mine.insert(path.clone(), None);
     }
 }
 
@@ -459,10 +472,21 @@ impl Own {
 
     /// Gives the directory at `path` the attributes of `line`; true if it had others.
     fn declare(&mut self, path: &Path, line: usize) -> bool {
-        match self.nodes.get_mut(path).map(|node| &mut node.is) {
-            Some(OwnIs::Directory(declared)) => declared.replace(line).is_some(),
+        let Some(node) = self.nodes.get_mut(path) else {
+            return false;
+        };
+        if let Some(event) = self.events.get_mut(node.event) {
+            event.is = EventIs::Directory(Some(line));
+        }
+        match &mut node.is {
+            OwnIs::Directory(declared) => declared.replace(line).is_some(),
             _ => false,
         }
+    }
+
+    fn happen(&mut self, path: &Path, is: EventIs) -> usize {
+        self.events.push(Event { path: path.clone(), is });
+        self.events.len() - 1
     }
 
     /// Takes away what is at `path`; true if anything was.
@@ -479,15 +503,11 @@ impl Own {
         })
     }
 
-    /// Whether the layer has a whiteout for `path`, or for anything above it.
-    fn removes(&self, path: &Path) -> bool {
-        (1..=path.len()).any(|len| {
-            let (parents, name) = (&path[..len - 1], &path[len - 1]);
-            let marker = |name: String| [parents, &[name]].concat();
-            let file = |path: Path| self.nodes.get(&path).is_some_and(OwnNode::is_or_was_leaf);
-            let whiteout = !name.starts_with(".wh.") && file(marker(format!(".wh.{name}")));
-            let replacing = self.nodes.get(&path[..len]).is_some_and(|node| node.replacing);
-            whiteout || replacing || file(marker(".wh..wh..opq".into()))
+    /// The names of the whiteouts that are, or were before something took their place, in a directory.
+    fn whiteouts_in<'a>(&'a self, path: &'a [String]) -> impl Iterator<Item = &'a str> + 'a {
+        self.nodes.iter().filter_map(move |(other, node)| {
+            let (name, parents) = other.split_last()?;
+            (parents == path && name.starts_with(".wh.") && node.is_or_was_leaf()).then_some(&**name)
         })
     }
 }
@@ -499,9 +519,9 @@ fn never_shown(path: &[String], directory: bool) -> bool {
 }
 
 impl OwnNode {
-    fn new(line: usize, is: OwnIs) -> OwnNode {
+    fn new(event: usize, is: OwnIs) -> OwnNode {
         let replacing = false;
-        OwnNode { line, is, replacing }
+        OwnNode { event, is, replacing }
     }
 
     fn is_or_was_leaf(&self) -> bool {

@@ -22,7 +22,8 @@ enum Node {
     },
     /// A name of the inode of that number; `Some` with the path that a hardlink was made with.
     Inode(usize, Option<(Path, u16)>),
-    Lower(Path, u16),
+    /// A hard link to a lower layer, and whether it took the place of something else.
+    Lower(Path, u16, bool),
 }
 
 struct Inode {
@@ -176,7 +177,7 @@ impl Model {
                 (*whiteouts, *opaque, *replacing) = (*w, *o, *r);
             }
             (new, old) => {
-                if let (Node::Directory { replacing, .. }, Some(_)) = (new, old) {
+                if let (Node::Directory { replacing, .. } | Node::Lower(_, _, replacing), Some(_)) = (new, old) {
                     *replacing = true;
                 }
                 self.nodes.retain(|other, _| !other.starts_with(&path));
@@ -196,10 +197,11 @@ impl Model {
         }
         let path = [path, vec![last]].concat();
         match self.nodes.get(&path) {
-            Some(Node::Directory { .. }) => None,
+            Some(node @ Node::Directory { .. }) if self.is_solid(node, &path) => None,
+            Some(Node::Directory { .. }) => Some(Node::Lower(path, mode, false)),
             Some(Node::Inode(inode, _)) => Some(Node::Inode(*inode, Some((path, mode)))),
-            Some(Node::Lower(lower, _)) => Some(Node::Lower(lower.clone(), mode)),
-            None => Some(Node::Lower(path, mode)),
+            Some(Node::Lower(lower, ..)) => Some(Node::Lower(lower.clone(), mode, false)),
+            None => Some(Node::Lower(path, mode, false)),
         }
     }
 
@@ -245,7 +247,10 @@ impl Model {
                     let mode = mode.map_or(String::new(), |mode| format!(" {mode}"));
                     format!("d {path}{implied}{unsolid}{whiteouts}{opaque}{replacing}{mode}")
                 }
-                Node::Lower(link, mode) => format!("h {path} => {} {mode}", link.join("/")),
+                Node::Lower(link, mode, replacing) => {
+                    let replacing = if *replacing { " replacing" } else { "" };
+                    format!("h {path} => {}{replacing} {mode}", link.join("/"))
+                }
                 Node::Inode(i, Some((link, mode))) => {
                     format!(
                         "h {path} = {}({}){} {mode}",

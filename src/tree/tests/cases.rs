@@ -114,6 +114,24 @@ cases! {
     a_loop_of_symlinks_leads_nowhere: ["l a b\nl b a", "f a/x\nf c"] => ["a: l b 0.0", "b: l a 0.1", "c: f 1.1"];
     whiteouts_below_a_dangling_symlink_make_nothing_appear: ["l a b/c", "f a/.wh.x"] => ["a: l b/c 0.0"];
     whiteouts_land_where_a_symlink_leads: ["l a b/c\nd b/c\nd b/c/x", "f a/.wh.x"] => ["a: l b/c 0.0", "b: d -", "b/c: d 0.1"];
+    the_last_way_to_a_path_wins: ["d usr\nd usr/lib\nl lib usr/lib", "f usr/lib/x\nf lib/x\nf lib/y\nf usr/lib/y"]
+        => ["lib: l usr/lib 0.2", "usr: d 0.0", "usr/lib: d 0.1", "usr/lib/x: f 1.1", "usr/lib/y: f 1.3"],
+        1: ["lib: d -", "lib/x: f 1.1", "lib/y: f 1.2", "usr: d -", "usr/lib: d -", "usr/lib/x: f 1.0", "usr/lib/y: f 1.3"];
+    by_two_ways_a_directory_and_a_file: ["d usr/lib\nl lib usr/lib", "d usr/lib/x\nf usr/lib/x/a\nf lib/x\nf usr/lib/y\nf lib/y/a"]
+        => ["lib: l usr/lib 0.1", "usr: d -", "usr/lib: d 0.0", "usr/lib/x: f 1.2", "usr/lib/y: d -", "usr/lib/y/a: f 1.4"];
+    by_two_ways_one_directory: ["d usr/lib\nl lib usr/lib", "d usr/lib/x\nf usr/lib/x/a\nd lib/x\nf lib/x/b"]
+        => ["lib: l usr/lib 0.1", "usr: d -", "usr/lib: d 0.0", "usr/lib/x: d 1.2", "usr/lib/x/a: f 1.1", "usr/lib/x/b: f 1.3"];
+    a_whiteout_below_what_is_no_directory_yet: ["d usr/lib\nf usr/lib/old\nl lib usr/lib", "f lib/x\nf usr/lib/x/.wh.old"]
+        => ["lib: l usr/lib 0.2", "usr: d -", "usr/lib: d 0.0", "usr/lib/old: f 0.1", "usr/lib/x: f 1.0"];
+    a_hardlink_to_a_file_that_has_whiteouts_below: ["f b", "f b/.wh.a\nh a/d b"]
+        => ["a: d -", "a/d: f 0.0 x2", "b: f 0.0 x2"];
+    a_hardlink_to_a_symlink_is_followed_in_parents: ["d c\nl b c", "h a b\nf a/x"]
+        => ["a: l c 0.1", "b: l c 0.1", "c: d 0.0", "c/x: f 1.1"];
+    what_went_through_a_symlink_stays_when_that_goes: ["d d\nl a d", "d a/b\nf a/f\nl a e"]
+        => ["a: l e 1.2", "d: d 0.0", "d/b: d 1.0", "d/f: f 1.1"], 1: ["a: l e 1.2"];
+    a_symlink_put_behind_a_symlink_is_followed: ["d opt\nd usr/lib\nl lib usr/lib", "l lib/s /opt\nf usr/lib/s/x"]
+        => ["lib: l usr/lib 0.2", "opt: d 0.0", "opt/x: f 1.1", "usr: d -", "usr/lib: d 0.1", "usr/lib/s: l /opt 1.0"];
+    a_link_to_nothing_leaves_what_was_there: ["f c/a\nh c a"] => ["c: d -", "c/a: f 0.0"], 0: [];
     a_link_to_nothing_leaves_room_for_what_a_symlink_leads_there: ["l b a", "f b/x\nh a a"]
         => ["a: d -", "a/x: f 1.0", "b: l a 0.0"];
     a_removed_symlink_is_not_followed: ["d b\nl a b", "f .wh.a\nf a/x"] => ["a: d -", "a/x: f 1.1", "b: d 0.0"];

@@ -1,0 +1,656 @@
+//! Layers whose entries reach below symlinks of the layers below.
+//!
+//! With `lib -> usr/lib` in a lower layer, an entry `lib/x` of a layer that has no entry for `lib` lands in
+//! `usr/lib/x`, and may meet there what the layer has put at that path itself. Who has the path is then a question of
+//! order, so the entries of such a layer are laid out one by one over what the layers below give, as extraction would
+//! do it. Layers declare the parents of their entries as a rule, so that hardly any is such a layer; but whether one
+//! is is known only when it is complete.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::contribution::{Child, Contribution, Dir, OPAQUE, WHITEOUT, hidden_by, hides};
+use super::lookup::{Found, MOST_SYMLINKS, split};
+use super::{Ino, Tree, TreeError};
+use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
+
+/// The most names in the layers that are laid out this way, in all layers of an image together. They are in memory.
+const MOST_NAMES: usize = 2 << 20;
+
+/// Entries after which other tasks get a turn.
+const TURN: u32 = 1024;
+
+/// Where everything of one layer is in the merged view.
+pub(super) struct Extraction {
+    layer: usize,
+    /// The root first.
+    directories: Vec<Directory>,
+    /// What the layer's hard links to lower layers are.
+    links: HashMap<EntryId, Option<(usize, EntryId)>>,
+}
+
+/// What the layer has in a directory.
+#[derive(Default)]
+struct Directory {
+    items: BTreeMap<Box<[u8]>, Item>,
+    /// Names that it hides from lower layers.
+    hides: BTreeSet<Box<[u8]>>,
+    /// Whether it hides all of them.
+    opaque: bool,
+    /// The layer's own directory that has this path in its tar.
+    entry: Option<EntryId>,
+    /// The last entry that declared it.
+    declared: Option<EntryId>,
+    /// Whether it exists because of this layer.
+    solid: bool,
+    /// Whether lower layers have no part in it.
+    cut: bool,
+    /// Whether that is because the layer had something else there before.
+    replaced: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Item {
+    /// The number of a directory.
+    Directory(usize),
+    /// The entry of a layer that it is, hard links followed.
+    Leaf(usize, EntryId),
+}
+
+impl fmt::Debug for Extraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layer {}, {} directories", self.layer, self.directories.len())
+    }
+}
+
+impl Extraction {
+    fn directory(&self, path: &[u8]) -> Option<(usize, &Directory)> {
+        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let number = names.try_fold(0, |at, name| match self.directories.get(at)?.items.get(name)? {
+            Item::Directory(number) => Some(*number),
+            Item::Leaf(..) => None,
+        })?;
+        Some((number, self.directories.get(number)?))
+    }
+
+    /// Whether the layer has a directory at `path`.
+    pub(super) fn has_directory(&self, path: &[u8]) -> bool {
+        self.directory(path).is_some()
+    }
+
+    /// What the layer has under `name` in the directory at `path`.
+    pub(super) fn child(&self, path: &[u8], name: &[u8]) -> Child {
+        match self
+            .directory(path)
+            .and_then(|(_, directory)| directory.items.get(name))
+        {
+            Some(Item::Directory(number)) if !never_shown(name, Kind::Directory) => {
+                let Some(directory) = self.directories.get(*number) else {
+                    return Child::Nothing;
+                };
+                Child::Directory {
+                    contribution: Contribution {
+                        layer: self.layer,
+                        entry: directory.entry,
+                        attrs: directory.declared,
+                        visible: true,
+                    },
+                    solid: directory.solid,
+                }
+            }
+            Some(Item::Leaf(layer, entry)) if !never_shown(name, Kind::File) => Child::Leaf(*layer, *entry),
+            _ => Child::Nothing,
+        }
+    }
+
+    /// Whether the layer hides what lower layers have under `name` in the directory at `path`.
+    pub(super) fn hides(&self, path: &[u8], name: &[u8]) -> bool {
+        let Some((_, directory)) = self.directory(path) else {
+            return false;
+        };
+        let cut = |number: &usize| self.directories.get(*number).is_some_and(|directory| directory.cut);
+        directory.hides.contains(name)
+            || matches!(directory.items.get(name), Some(Item::Directory(number)) if cut(number))
+    }
+
+    /// Whether the layer hides all that lower layers have in the directory at `path`.
+    pub(super) fn opaque(&self, path: &[u8]) -> bool {
+        self.directory(path).is_some_and(|(_, directory)| directory.opaque)
+    }
+
+    /// The names that the layer has in the directory at `path`, and those that it hides there.
+    pub(super) fn names_in(&self, path: &[u8]) -> (Vec<&[u8]>, Vec<&[u8]>) {
+        let Some((_, directory)) = self.directory(path) else {
+            return Default::default();
+        };
+        let names = directory.items.keys().map(|name| &**name).collect();
+        (names, directory.hides.iter().map(|name| &**name).collect())
+    }
+
+    /// What a hard link of the layer is: None if it is nothing, and at the outside if it was not laid out.
+    pub(super) fn link(&self, entry: EntryId) -> Option<Option<(usize, EntryId)>> {
+        self.links.get(&entry).copied()
+    }
+}
+
+/// The path of `name` in the directory at `path`.
+pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    match path.is_empty() {
+        true => name.to_vec(),
+        false => [path, name].join(&b'/'),
+    }
+}
+
+impl Tree {
+    /// How layer `number` lies over those below, if its index alone does not tell; waits for it to be complete.
+    pub(super) async fn extraction(&self, number: usize) -> Result<Option<Arc<Extraction>>, TreeError> {
+        let cell = &self.extractions[number];
+        let found = cell
+            .get_or_try_init(|| async move {
+                if self.is_plain(number) {
+                    return Ok(None);
+                }
+                let work = |tree: Arc<Tree>| async move { tree.extract(number).await };
+                let extraction = self.apart(work).await?.map(Arc::new);
+                if extraction.is_some() {
+                    // What was found about merged directories before may be otherwise now.
+                    self.epoch.fetch_add(1, Ordering::Release);
+                }
+                Ok::<_, TreeError>(extraction)
+            })
+            .await?;
+        Ok(found.clone())
+    }
+
+    /// A number for the directory at `path` that layer `number` has a part in, but no entry of that path.
+    pub(super) fn bare_ino(&self, number: usize, path: &[u8]) -> Ino {
+        let directory = self.known_extraction(number).and_then(|known| known.directory(path));
+        // There are at most MOST_NAMES.
+        Ino::bare(number, directory.map_or(0, |(directory, _)| directory as u32))
+    }
+
+    /// [`Tree::extraction`], if that is known.
+    pub(super) fn known_extraction(&self, number: usize) -> Option<&Arc<Extraction>> {
+        self.extractions.get(number)?.get()?.as_ref()
+    }
+
+    /// Whether it is known if layer `number` has an extraction, or can be told without looking at other layers.
+    pub(super) fn lies_still(&self, number: usize) -> bool {
+        self.extractions[number].initialized() || self.is_plain(number)
+    }
+
+    /// Whether a complete layer declares all its directories, so that it needs no look at the layers below, and has no
+    /// entry that may be none.
+    fn is_plain(&self, number: usize) -> bool {
+        let Some(index) = self.layers[number].index() else {
+            return false;
+        };
+        let is_implied = |entry: Entry<'_>| number > 0 && entry.kind == Kind::Directory && entry.implied;
+        let is_plain = |id| {
+            !index
+                .entry(id)
+                .is_some_and(|entry| is_implied(entry.clone()) || is_doubtful(&entry))
+        };
+        *self.plain[number].get_or_init(|| (1..index.len()).map(EntryId).all(is_plain))
+    }
+
+    async fn extract(&self, number: usize) -> Result<Option<Extraction>, TreeError> {
+        let index = self.layers[number].complete().await?;
+        if !self.needs_layers_below(number, &index).await? {
+            return Ok(None);
+        }
+        let mut extracting = Extracting {
+            tree: self,
+            index: &index,
+            root: Dir::root(number, &self.epoch),
+            lower: HashMap::new(),
+            names: 0,
+            opened: HashSet::new(),
+            loops: HashSet::new(),
+            result: Extraction {
+                layer: number,
+                directories: vec![Directory {
+                    entry: Some(EntryId::ROOT),
+                    solid: true,
+                    ..Directory::default()
+                }],
+                links: HashMap::new(),
+            },
+        };
+        for id in (1..index.len()).map(EntryId) {
+            if id.0.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+            }
+            if extracting.names > MOST_NAMES {
+                break;
+            }
+            if let Some(entry) = index.entry(id) {
+                extracting.enter(&entry).await?;
+            }
+        }
+        let names = extracting.names;
+        if self.names.fetch_add(names, Ordering::Relaxed) + names > MOST_NAMES {
+            self.names.fetch_sub(names, Ordering::Relaxed);
+            return Err(TreeError::TooManyNames { layer: number });
+        }
+        if let Some(first) = extracting.loops.iter().min() {
+            let (path, others) = (index.path(*first), extracting.loops.len() - 1);
+            let path = path.escape_ascii();
+            let others = if others > 0 {
+                format!(" and {others} more")
+            } else {
+                String::new()
+            };
+            tracing::warn!("layer {number}: what is in '{path}'{others} is left out: it is a loop of symlinks");
+        }
+        Ok(Some(extracting.result))
+    }
+
+    /// Whether an entry of the layer has a parent that no entry declares and that is a symlink in the layers below. One
+    /// that was a hard link before may be one of such a symlink. Whether a hard link to a lower layer has taken the place
+    /// of another entry, or is none, is also told by those.
+    async fn needs_layers_below(&self, number: usize, index: &LayerIndex) -> Result<bool, TreeError> {
+        let mut entries = (1..index.len()).filter_map(|id| index.entry(EntryId(id)));
+        if entries.any(|entry| is_doubtful(&entry)) {
+            return Ok(true);
+        }
+        // Where the lower layers have what the layer's own directory would be merged with; none if nowhere.
+        let mut lower: HashMap<EntryId, Option<Arc<Dir>>> = HashMap::new();
+        for id in implied_and_above(index) {
+            let Some(entry) = index.entry(id) else { continue };
+            if entry.implied && entry.replacing {
+                return Ok(true);
+            }
+            let place = match id {
+                EntryId::ROOT => Some(Dir::root(number, &self.epoch)),
+                _ => match lower.get(&entry.parent) {
+                    Some(Some(parent)) if !hides_lower(index, &entry) => {
+                        match self.resolve(parent, entry.name).await? {
+                            Some(Found::Directory(dir)) => Some(dir),
+                            Some(Found::Leaf(layer, leaf))
+                                if entry.implied && self.symlink_target(layer, leaf)?.is_some() =>
+                            {
+                                return Ok(true);
+                            }
+                            _ => None,
+                        }
+                    }
+                    _ => None,
+                },
+            };
+            lower.insert(id, place);
+        }
+        Ok(false)
+    }
+}
+
+/// A layer while its entries are being laid out.
+struct Extracting<'a> {
+    tree: &'a Tree,
+    index: &'a LayerIndex,
+    /// The root of the layers below.
+    root: Arc<Dir>,
+    /// What was found there.
+    lower: HashMap<Vec<u8>, Option<Found>>,
+    names: usize,
+    /// Directories of the tar whose whiteouts are laid out.
+    opened: HashSet<EntryId>,
+    /// Directories of the tar that lead into a loop of symlinks.
+    loops: HashSet<EntryId>,
+    result: Extraction,
+}
+
+/// A name on a way from the root.
+struct Step {
+    name: Vec<u8>,
+    /// The tar's directory that was meant; none for names in a symlink, and for those behind one.
+    entry: Option<EntryId>,
+    at: At,
+    /// Whether lower layers have no part in what is there.
+    cut: bool,
+}
+
+/// What is at a step.
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    Nothing,
+    /// A directory, with its number if the layer has a part in it.
+    Directory(Option<usize>),
+    /// Anything that is neither a directory nor a symlink.
+    Other,
+}
+
+/// A name to go to.
+struct Next {
+    name: Vec<u8>,
+    /// The directory of the tar that it is, if it is one.
+    entry: Option<EntryId>,
+}
+
+/// For whom a way is looked for.
+#[derive(Clone, Copy, PartialEq)]
+enum For {
+    /// An entry, which goes where its own layer's whiteouts let it.
+    Entry,
+    /// The target of a hard link: what the layer removes can still be linked to.
+    Target,
+}
+
+impl Extracting<'_> {
+    async fn enter(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
+        if entry.kind == Kind::Directory && entry.implied {
+            // What is in it makes it.
+            return Ok(());
+        }
+        let parents = self.way_to(entry.parent);
+        // Whatever its place in the tar, a whiteout holds for all that its layer has in the same directory.
+        for directory in [EntryId::ROOT].into_iter().chain(parents.iter().copied()) {
+            if self.opened.insert(directory) {
+                self.hide_in(directory).await?;
+            }
+        }
+        if entry.name.starts_with(WHITEOUT) && entry.kind == Kind::File {
+            return self.hide(&parents, entry.name == OPAQUE, hidden_by(entry)).await;
+        }
+        let Some(way) = self.walk(self.names(&parents), For::Entry).await? else {
+            self.loops.insert(entry.parent);
+            return Ok(());
+        };
+        let parent = self.make(&way, !never_shown(entry.name, entry.kind));
+        match entry.kind {
+            Kind::Directory => self.declare(&way, parent, entry).await?,
+            Kind::Hardlink => {
+                let target = self.target(entry.link).await?;
+                self.result.links.insert(entry.id, target);
+                if let Some((layer, target)) = target {
+                    self.put(parent, entry.name, Item::Leaf(layer, target));
+                }
+            }
+            _ => self.put(parent, entry.name, Item::Leaf(self.result.layer, entry.id)),
+        }
+        Ok(())
+    }
+
+    /// Lays out the whiteouts in a directory of the tar.
+    async fn hide_in(&mut self, directory: EntryId) -> Result<(), TreeError> {
+        let index = self.index;
+        let Some(entry) = index.entry(directory).filter(|entry| entry.whiteouts) else {
+            return Ok(());
+        };
+        let way = self.way_to(directory);
+        let children = index.children(directory);
+        let children: Vec<_> = children.into_iter().filter_map(|id| index.entry(id)).collect();
+        let hidden = children.iter().filter_map(hidden_by);
+        self.hide(&way, entry.opaque, hidden).await
+    }
+
+    /// Hides names, or all, of what lower layers have at the end of a way of directories of the tar. Where nothing is
+    /// there is nothing to hide.
+    async fn hide<'n>(
+        &mut self,
+        way: &[EntryId],
+        opaque: bool,
+        names: impl IntoIterator<Item = &'n [u8]>,
+    ) -> Result<(), TreeError> {
+        let Some(way) = self.walk(self.names(way), For::Entry).await? else {
+            return Ok(());
+        };
+        if way.iter().all(|step| matches!(step.at, At::Directory(_))) {
+            let at = self.make(&way, false);
+            let directory = &mut self.result.directories[at];
+            directory.opaque |= opaque;
+            directory.hides.extend(names.into_iter().map(Box::from));
+        }
+        Ok(())
+    }
+
+    /// The directories of the tar on the way to one of them, and that one.
+    fn way_to(&self, directory: EntryId) -> Vec<EntryId> {
+        let mut way = Vec::new();
+        let mut at = directory;
+        while at != EntryId::ROOT {
+            way.push(at);
+            // The chain ends: a parent's number is always the lower one.
+            at = self.index.entry(at).map_or(EntryId::ROOT, |entry| entry.parent);
+        }
+        way.reverse();
+        way
+    }
+
+    fn names(&self, way: &[EntryId]) -> Vec<Next> {
+        let name = |id: &EntryId| self.index.entry(*id).map(|entry| entry.name.to_vec());
+        let next = |id: &EntryId| {
+            Some(Next {
+                name: name(id)?,
+                entry: Some(*id),
+            })
+        };
+        way.iter().filter_map(next).collect()
+    }
+
+    /// Goes a way from the root, through symlinks; None if there are too many of them.
+    async fn walk(&mut self, names: Vec<Next>, whom: For) -> Result<Option<Vec<Step>>, TreeError> {
+        let mut way: Vec<Step> = Vec::new();
+        let mut todo = names;
+        todo.reverse();
+        let mut hops = 0;
+        let mut direct = true;
+        while let Some(next) = todo.pop() {
+            if next.name == b".." {
+                // What is no directory, or does not exist, is left by `..` as if it were one.
+                way.pop();
+                continue;
+            }
+            let (at, cut, symlink) = self.look(&way, &next, whom).await?;
+            if let Some(target) = symlink {
+                hops += 1;
+                if hops > MOST_SYMLINKS {
+                    return Ok(None);
+                }
+                direct = false;
+                if target.starts_with(b"/") {
+                    way.clear();
+                }
+                let names = split(&target).into_iter().rev();
+                todo.extend(names.map(|name| Next { name, entry: None }));
+                continue;
+            }
+            way.push(Step {
+                entry: next.entry.filter(|_| direct),
+                name: next.name,
+                at,
+                cut,
+            });
+        }
+        Ok(Some(way))
+    }
+
+    /// What `next` is at the end of a way: where it points if it is a symlink.
+    async fn look(&mut self, way: &[Step], next: &Next, whom: For) -> Result<(At, bool, Option<Vec<u8>>), TreeError> {
+        let (parent, mut cut) = match way.last() {
+            None => (Some(0), false),
+            Some(step) => match step.at {
+                At::Directory(own) => (own, step.cut),
+                At::Nothing | At::Other => return Ok((At::Nothing, true, None)),
+            },
+        };
+        let directory = parent.and_then(|parent| self.result.directories.get(parent));
+        match directory.and_then(|directory| directory.items.get(&*next.name)) {
+            Some(Item::Directory(number)) => {
+                let own = &self.result.directories[*number];
+                let cut = if whom == For::Entry {
+                    own.cut
+                } else {
+                    cut || own.replaced
+                };
+                return Ok((At::Directory(Some(*number)), cut, None));
+            }
+            Some(Item::Leaf(layer, entry)) => {
+                return Ok((At::Other, true, self.tree.symlink_target(*layer, *entry)?));
+            }
+            None => {}
+        }
+        if whom == For::Entry {
+            cut |= directory.is_some_and(|directory| directory.opaque || directory.hides.contains(&*next.name));
+        }
+        if cut {
+            return Ok((At::Nothing, true, None));
+        }
+        Ok(match self.below(way, &next.name).await? {
+            None => (At::Nothing, false, None),
+            Some(Found::Directory(_)) => (At::Directory(None), false, None),
+            Some(Found::Leaf(layer, entry)) => (At::Other, false, self.tree.symlink_target(layer, entry)?),
+        })
+    }
+
+    /// What the layers below have under `name` at the end of a way.
+    async fn below(&mut self, way: &[Step], name: &[u8]) -> Result<Option<Found>, TreeError> {
+        let mut path = Vec::new();
+        let mut found = Some(Found::Directory(self.root.clone()));
+        for name in way.iter().map(|step| &*step.name).chain([name]) {
+            let Some(Found::Directory(dir)) = found else {
+                return Ok(None);
+            };
+            path = join(&path, name);
+            found = match self.lower.get(&path) {
+                Some(found) => found.clone(),
+                None => {
+                    let found = self.tree.resolve(&dir, name).await?;
+                    self.lower.insert(path.clone(), found.clone());
+                    found
+                }
+            };
+        }
+        Ok(found)
+    }
+
+    /// Makes the directories of a way as far as they are missing; with `solid` they exist from now on.
+    fn make(&mut self, way: &[Step], solid: bool) -> usize {
+        let solid = solid && is_shown(way);
+        let mut at = 0;
+        for step in way {
+            at = match self.result.directories[at].items.get(&*step.name) {
+                Some(Item::Directory(number)) => *number,
+                other => {
+                    let replaced = other.is_some();
+                    self.make_one(at, &step.name, step.cut || replaced, replaced)
+                }
+            };
+            let directory = &mut self.result.directories[at];
+            directory.solid |= solid;
+            directory.entry = step.entry.or(directory.entry);
+        }
+        at
+    }
+
+    /// Makes a directory in the place of anything else that the layer had there.
+    fn make_one(&mut self, parent: usize, name: &[u8], cut: bool, replaced: bool) -> usize {
+        let number = self.result.directories.len();
+        self.result.directories.push(Directory {
+            cut,
+            replaced,
+            ..Directory::default()
+        });
+        self.put(parent, name, Item::Directory(number));
+        number
+    }
+
+    fn put(&mut self, parent: usize, name: &[u8], item: Item) {
+        self.names += 1;
+        self.result.directories[parent].items.insert(name.into(), item);
+    }
+
+    /// Makes the directory that an entry declares.
+    async fn declare(&mut self, way: &[Step], parent: usize, entry: &Entry<'_>) -> Result<(), TreeError> {
+        let next = Next {
+            name: entry.name.to_vec(),
+            entry: Some(entry.id),
+        };
+        let number = match self.result.directories[parent].items.get(entry.name) {
+            Some(Item::Directory(number)) => *number,
+            Some(Item::Leaf(..)) => self.make_one(parent, entry.name, true, true),
+            None => {
+                let (_, cut, symlink) = self.look(way, &next, For::Entry).await?;
+                self.make_one(parent, entry.name, cut || symlink.is_some(), false)
+            }
+        };
+        let parents = way.iter().fold(Vec::new(), |path, step| join(&path, &step.name));
+        let direct = self.index.path(entry.id) == join(&parents, entry.name);
+        let directory = &mut self.result.directories[number];
+        directory.declared = Some(entry.id);
+        directory.solid |= is_shown(way) && !never_shown(entry.name, Kind::Directory);
+        if direct {
+            directory.entry = Some(entry.id);
+        }
+        Ok(())
+    }
+
+    /// What a hard link to `path` is by now.
+    async fn target(&mut self, path: &[u8]) -> Result<Option<(usize, EntryId)>, TreeError> {
+        let mut names = split(path);
+        let Some(last) = names.pop() else { return Ok(None) };
+        let names = names.into_iter().map(|name| Next { name, entry: None }).collect();
+        let Some(way) = self.walk(names, For::Target).await? else {
+            return Ok(None);
+        };
+        let (own, cut) = match way.last() {
+            None => (Some(0), false),
+            Some(Step {
+                at: At::Directory(own),
+                cut,
+                ..
+            }) => (*own, *cut),
+            Some(_) => return Ok(None),
+        };
+        match own.and_then(|own| self.result.directories[own].items.get(&*last)) {
+            Some(Item::Leaf(layer, entry)) => return Ok(Some((*layer, *entry))),
+            Some(Item::Directory(number)) if self.result.directories[*number].solid => return Ok(None),
+            _ if cut => return Ok(None),
+            _ => {}
+        }
+        Ok(match self.below(&way, &last).await? {
+            Some(Found::Leaf(layer, entry)) => Some((layer, entry)),
+            _ => None,
+        })
+    }
+}
+
+/// Whether the merged view has what is at the end of a way: a symlink may lead to a name that it never shows.
+fn is_shown(way: &[Step]) -> bool {
+    !way.iter().any(|step| never_shown(&step.name, Kind::Directory))
+}
+
+/// Whether an entry is a link to a lower layer that has taken the place of another entry, unless it leads nowhere.
+fn is_doubtful(entry: &Entry<'_>) -> bool {
+    entry.kind == Kind::Hardlink && entry.target.is_none() && entry.replacing
+}
+
+/// The directories of a layer that only their children imply.
+fn implied(index: &LayerIndex) -> impl Iterator<Item = EntryId> + '_ {
+    let is_one = |id: &EntryId| {
+        let entry = index.entry(*id);
+        entry.is_some_and(|entry| entry.kind == Kind::Directory && entry.implied)
+    };
+    (1..index.len()).map(EntryId).filter(is_one)
+}
+
+/// The directories of a layer that only their children imply, and all that they are in; parents first, as they have the
+/// smaller numbers. What was replaced later is among them.
+fn implied_and_above(index: &LayerIndex) -> BTreeSet<EntryId> {
+    let mut chosen = BTreeSet::new();
+    for mut at in implied(index) {
+        while chosen.insert(at) && at != EntryId::ROOT {
+            let Some(entry) = index.entry(at) else { break };
+            at = entry.parent;
+        }
+    }
+    chosen
+}
+
+/// Whether the layer itself hides what lower layers have at the place of `entry`, in a directory that it does not hide.
+fn hides_lower(index: &LayerIndex, entry: &Entry<'_>) -> bool {
+    let opaque = index.entry(entry.parent).is_some_and(|parent| parent.opaque);
+    opaque || hides(index, entry.parent, entry.name)
+}
