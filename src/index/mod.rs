@@ -26,6 +26,7 @@
 //! | a path; a component; a symlink's target | 4096; 255; 4095 bytes, the entry is left out with a warning |
 //! | symlinks followed in the parents of one name | 40, the entry is left out with a warning |
 //! | an extended attribute's name; its value | 255 bytes; 64 KiB, it is left out with a warning |
+//! | names of extended attributes of one file | 64 KiB, the rest is left out with a warning |
 //! | warnings of a layer that are logged | 200, the rest is counted |
 //!
 //! How much a stream may decompress to is not bounded: what is held of it is.

@@ -180,7 +180,7 @@ fn layer_report(layer: &crate::layer::Layer) -> LayerReport {
     }
 }
 
-/// The value of an extended attribute.
+/// The value of an extended attribute; of a symlink, of where it leads.
 pub(super) fn read_xattr(path: &Path, name: &str) -> io::Result<Vec<u8>> {
-    xattr::get(path, name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODATA))
+    xattr::get_deref(path, name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODATA))
 }

@@ -159,6 +159,70 @@ fn a_hard_link_whose_target_is_below_a_symlink() {
 }
 
 #[test]
+fn by_two_ways_the_last_entry_wins() {
+    let lower = tar().dir("usr").dir("usr/lib").link(b'2', "lib", "usr/lib");
+    let upper = tar()
+        .dir("usr/lib/d")
+        .file("usr/lib/d/a", "1")
+        .file("usr/lib/x", "1")
+        .file("lib/x", "2")
+        .file("lib/y", "3")
+        .file("usr/lib/y", "4")
+        .file("lib/d", "5")
+        .file("lib/.wh.gone", "");
+    Case::of([lower.end(), upper.end()])
+        .root([
+            "lib l -> usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/d f =5",
+            "usr/lib/x f =2",
+            "usr/lib/y f =4",
+        ])
+        .check();
+}
+
+#[test]
+fn what_went_through_a_symlink_stays_when_that_is_replaced() {
+    let lower = tar().dir("d").link(b'2', "a", "d");
+    let upper = tar().dir("a/b").file("a/f", "1").link(b'2', "a", "elsewhere");
+    Case::of([lower.end(), upper.end()])
+        .root(["a l -> elsewhere", "d d", "d/b d", "d/f f =1"])
+        .differs(GnuTar, "it keeps the directory")
+        .differs(BsdTar, "it keeps the directory")
+        .check();
+}
+
+#[test]
+fn a_hard_link_to_a_symlink_is_followed() {
+    let lower = tar().dir("c").link(b'2', "b", "c");
+    let upper = tar().link(b'1', "a", "b").file("a/x", "1");
+    Case::of([lower.end(), upper.end()])
+        .root(["a l -> c", "b l -> c ~a", "c d", "c/x f =1"])
+        .differs(GnuTar, "it makes symlinks last")
+        .check();
+}
+
+#[test]
+fn a_hard_link_to_a_file_with_whiteouts_below() {
+    let upper = tar().file("b/.wh.a", "").link(b'1', "a", "b");
+    Case::of([tar().file("b", "1").end(), upper.end()])
+        .root(["a f =1 x2", "b f =1 ~a x2"])
+        .differs(GnuTar, "it cannot link to a directory")
+        .differs(BsdTar, "it cannot link to a directory")
+        .check();
+}
+
+#[test]
+fn a_whiteout_below_what_is_a_file_by_another_way() {
+    let lower = tar().dir("usr").dir("usr/lib").link(b'2', "lib", "usr/lib");
+    let upper = tar().file("lib/x", "1").file("usr/lib/x/.wh.old", "");
+    Case::of([lower.end(), upper.end()])
+        .root(["lib l -> usr/lib", "usr d", "usr/lib d", "usr/lib/x f =1"])
+        .check();
+}
+
+#[test]
 fn a_dangling_symlink_makes_its_target() {
     Case::of([tar().link(b'2', "l", "not/there").end(), tar().file("l/x", "1").end()])
         .root(["l l -> not/there", "not d", "not/there d", "not/there/x f =1"])

@@ -44,6 +44,21 @@ fn of_what_is_neither_file_nor_directory() {
 }
 
 #[test]
+fn that_linux_has_not_there() {
+    let layer = tar()
+        .pax(&[("SCHILY.xattr.user.link", b"1"), ("SCHILY.xattr.trusted.link", b"1")])
+        .link(b'2', "a", "b")
+        .pax(&[("SCHILY.xattr.bare", b"2"), ("SCHILY.xattr.user.file", b"2")])
+        .file("b", "2");
+    Case::of([layer.end()])
+        .root(["a l -> b {trusted.link=1}", "b f =2 {user.file=2}"])
+        .warns("extended attributes that no Linux has are left out")
+        .differs(Umoci, "it refuses the layer")
+        .differs(BsdTar, "it fails")
+        .check();
+}
+
+#[test]
 fn access_control_lists() {
     let layer = tar()
         .pax(&[("SCHILY.xattr.system.posix_acl_access", ACL)])

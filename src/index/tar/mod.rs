@@ -302,11 +302,11 @@ impl TarScanner {
     /// Makes a member of a header and all that was said before it.
     fn take_member(&mut self, header: &Header<'_>, into: &mut GrowingIndex) -> Result<(), IndexError> {
         let about = mem::take(&mut self.about);
-        let pax = about.pax.unwrap_or_default();
+        let mut pax = about.pax.unwrap_or_default();
         let flag = header.flag();
-        let mut sparse = pax.sparse;
+        let mut sparse = mem::take(&mut pax.sparse);
         // A GNU long name is taken before PAX, as Go does; the name in a sparse file's header is not its own.
-        let mut name = about.name.or(pax.path).unwrap_or_else(|| header.name());
+        let mut name = about.name.or(pax.path.take()).unwrap_or_else(|| header.name());
         let is_file = !matches!(flag, b'1'..=b'6');
         if let Some(own) = sparse.name.take().filter(|_| is_file) {
             name = own;
@@ -329,6 +329,7 @@ impl TarScanner {
                 shown(&flag)
             ));
         }
+        let xattrs = pax.xattrs_of(kind);
         for warning in &pax.warnings {
             into.warn(format!("{}: {warning}", shown(&name)));
         }
@@ -371,7 +372,10 @@ impl TarScanner {
         let mode = header.mode().ok_or_else(|| self.malformed("a malformed mode"))?;
         let member = Member {
             kind,
-            link: about.link.or(pax.linkpath).unwrap_or_else(|| header.link().to_vec()),
+            link: about
+                .link
+                .or(pax.linkpath.take())
+                .unwrap_or_else(|| header.link().to_vec()),
             mode: (mode & 0o7777) as u16,
             uid,
             gid,
@@ -380,7 +384,7 @@ impl TarScanner {
             mtime_nsec: mtime.1,
             major,
             minor,
-            xattrs: pax.xattrs.into_iter().collect(),
+            xattrs,
             sparse: None,
             data: ByteRange::at(self.position, 0),
             name,

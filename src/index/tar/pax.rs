@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::sparse::Pieces;
+use crate::index::Kind;
 
 /// Longest name and largest value of an extended attribute that Linux has.
 const MAX_XATTR_NAME: usize = 255;
 const MAX_XATTR_VALUE: usize = 64 << 10;
+/// What Linux lists of them, each name with a NUL at its end.
+const MAX_XATTR_NAMES: usize = 64 << 10;
 
 /// A time as PAX tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +109,11 @@ impl Pax {
             b"size" => self.size = number(value, decimal, "a malformed PAX size")?,
             b"uid" => self.uid = number(value, signed, "a malformed PAX uid")?,
             b"gid" => self.gid = number(value, signed, "a malformed PAX gid")?,
-            b"mtime" => self.mtime = number(value, time, "a malformed PAX mtime")?,
+            b"mtime" => match number(value, time, "a malformed PAX mtime") {
+                Ok(mtime) => self.mtime = mtime,
+                // As GNU tar has it: the header has a time as well.
+                Err(_) => self.warnings.push("a malformed PAX mtime means nothing"),
+            },
             b"GNU.sparse.major" => self.sparse.major = text(),
             b"GNU.sparse.minor" => self.sparse.minor = text(),
             b"GNU.sparse.name" => self.sparse.name = text(),
@@ -152,6 +159,26 @@ impl Pax {
         Ok(())
     }
 
+    /// The extended attributes that something of the kind `kind` can have. `user.` is for files and directories alone: of
+    /// anything else, Linux lets nobody read them. More names than its lists hold cannot be listed.
+    pub fn xattrs_of(&mut self, kind: Kind) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let all = self.xattrs.len();
+        self.xattrs.retain(|name, _| exists_for(kind, name));
+        if self.xattrs.len() < all {
+            self.warnings.push("extended attributes that no Linux has are left out");
+        }
+        let (all, mut names) = (self.xattrs.len(), 0);
+        self.xattrs.retain(|name, _| {
+            names += name.len() + 1;
+            names <= MAX_XATTR_NAMES
+        });
+        if self.xattrs.len() < all {
+            self.warnings
+                .push("extended attributes beyond 64 KiB of names are left out");
+        }
+        std::mem::take(&mut self.xattrs).into_iter().collect()
+    }
+
     fn set_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) {
         if value.is_empty() {
             self.xattrs.remove(&name);
@@ -161,6 +188,16 @@ impl Pax {
         } else {
             self.xattrs.insert(name, value);
         }
+    }
+}
+
+/// Whether something of the kind `kind` can have an attribute `name`.
+fn exists_for(kind: Kind, name: &[u8]) -> bool {
+    let suffix = |namespace: &[u8]| name.strip_prefix(namespace).is_some_and(|suffix| !suffix.is_empty());
+    match kind {
+        // The attributes of a hard link mean nothing.
+        Kind::File | Kind::Directory | Kind::Hardlink if suffix(b"user.") => true,
+        _ => suffix(b"security.") || suffix(b"trusted.") || suffix(b"system."),
     }
 }
 
@@ -258,6 +295,38 @@ mod tests {
             .find(|len| len.to_string().len() + rest == *len)
             .unwrap();
         [format!("{len} {key}=").as_bytes(), value, b"\n"].concat()
+    }
+
+    #[test]
+    fn attributes_that_cannot_be_read_are_left_out() {
+        let names = |kind, names: &[&str]| {
+            let records = names
+                .iter()
+                .flat_map(|name| record(&format!("SCHILY.xattr.{name}"), b"1"));
+            let mut pax = parse(&records.collect::<Vec<u8>>()).unwrap();
+            let kept = pax.xattrs_of(kind).into_iter();
+            let kept: Vec<_> = kept.map(|(name, _)| String::from_utf8(name).unwrap()).collect();
+            (kept.join(" "), pax.warnings.len())
+        };
+        let all = ["bare", "security.capability", "trusted.a", "user.", "user.a"];
+        let of_file = "security.capability trusted.a user.a".to_owned();
+        assert_eq!(names(Kind::File, &all), (of_file, 1));
+        assert_eq!(
+            names(Kind::Symlink, &all),
+            ("security.capability trusted.a".to_owned(), 1)
+        );
+        let many: Vec<String> = (0..10_000).map(|number| format!("user.{number:04}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let (kept, warnings) = names(Kind::File, &many);
+        assert_eq!((kept.len() + 1, warnings), (65_530, 1));
+    }
+
+    #[test]
+    fn a_malformed_time_means_nothing() {
+        for text in ["1e5", ".5", "noon"] {
+            let pax = parse(&record("mtime", text.as_bytes())).unwrap();
+            assert_eq!((pax.mtime, pax.warnings.len()), (None, 1));
+        }
     }
 
     #[test]
