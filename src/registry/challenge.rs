@@ -11,6 +11,8 @@ pub(super) enum Challenge {
         service: Option<String>,
         /// What it must permit; absent, it is reading the repository.
         scope: Option<String>,
+        /// Whether the token that was shown is a good one, but not for this; RFC 6750, 3.1.
+        insufficient: bool,
     },
     /// User and password with each request.
     Basic,
@@ -45,7 +47,10 @@ pub(super) fn parse<'a>(headers: impl IntoIterator<Item = &'a str>) -> Vec<Chall
 pub fn fuzz<'a>(headers: impl IntoIterator<Item = &'a str> + Clone) {
     let most: usize = headers.clone().into_iter().map(str::len).sum();
     for challenge in parse(headers) {
-        if let Challenge::Bearer { realm, service, scope } = challenge {
+        if let Challenge::Bearer {
+            realm, service, scope, ..
+        } = challenge
+        {
             let len = |text: Option<String>| text.map_or(0, |text| text.len());
             assert!(realm.len() + len(service) + len(scope) <= most);
         }
@@ -62,6 +67,7 @@ fn finish((scheme, mut parameters): (String, Vec<(String, String)>)) -> Option<C
             realm: take("realm")?,
             service: take("service"),
             scope: take("scope").filter(|scope| !scope.is_empty()),
+            insufficient: take("error").is_some_and(|error| error == "insufficient_scope"),
         }),
         "basic" => Some(Challenge::Basic),
         _ => None,
@@ -142,6 +148,7 @@ mod tests {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
             scope: scope.map(str::to_owned),
+            insufficient: false,
         }
     }
 
@@ -181,6 +188,18 @@ mod tests {
         ];
         for (headers, expected) in table {
             assert_eq!(&parse(headers.iter().copied()), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_does_not_suffice_is_told_from_one_that_is_over() {
+        for (error, expected) in [("insufficient_scope", true), ("invalid_token", false)] {
+            let header = format!(r#"Bearer realm="https://a/t",error="{error}""#);
+            let found = parse([header.as_str()]);
+            assert!(
+                matches!(found[..], [Challenge::Bearer { insufficient, .. }] if insufficient == expected),
+                "{header}"
+            );
         }
     }
 }

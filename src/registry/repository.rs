@@ -11,9 +11,9 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::auth::Authenticator;
+use super::auth::{Authenticator, Authorization};
 use super::blob::RemoteBlob;
-use super::challenge;
+use super::challenge::{self, Challenge};
 use super::credentials::CredentialFiles;
 use super::error::RegistryError;
 use super::hosts::Route;
@@ -27,6 +27,12 @@ const MAX_REDIRECTS: usize = 10;
 
 /// The first pause between two attempts at a document; it doubles, and is taken by chance from its upper half.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// The most tokens that are bought for one request. The first may have ended, or been used up by others, on its way.
+const MAX_TOKENS: usize = 3;
+
+/// The most refusals that one request bears, those of tokens that others have bought among them.
+const MAX_REFUSALS: usize = 10;
 
 /// The header with the digest of a manifest; a claim, not a proof.
 const CONTENT_DIGEST: &str = "docker-content-digest";
@@ -220,7 +226,7 @@ impl Repository {
             });
         }
         let mut authorization = self.authenticator.current(&self.transport, &self.endpoint).await?;
-        let mut renewed = false;
+        let mut refusals = Refusals::default();
         'again: loop {
             let mut response = self.send_to_registry(&ask, &authorization.proof).await?;
             let home = origin(response.url());
@@ -228,10 +234,10 @@ impl Repository {
             for hop in 0..=MAX_REDIRECTS {
                 let at_home = origin(response.url()) == home;
                 match response.status() {
-                    StatusCode::UNAUTHORIZED if at_home && !renewed => {
-                        renewed = true;
-                        let headers = response.headers().get_all(WWW_AUTHENTICATE);
-                        let challenges = challenge::parse(headers.iter().filter_map(|value| value.to_str().ok()));
+                    StatusCode::UNAUTHORIZED
+                        if at_home && refusals.leave_hope(&authorization, &challenges_of(&response)) =>
+                    {
+                        let challenges = challenges_of(&response);
                         let plain = response.url().scheme() == "http";
                         self.transport.discard(response).await;
                         authorization = self
@@ -409,8 +415,39 @@ impl Repository {
     }
 }
 
-/// Between half of `pause` and all of it, so that many who failed at once do not come back at once.
-fn by_chance(pause: Duration) -> Duration {
+/// How often one request was refused.
+#[derive(Default)]
+struct Refusals {
+    all: usize,
+    /// With a token that was bought for this request.
+    of_bought: usize,
+}
+
+impl Refusals {
+    /// Counts one more, of `used`; whether something else may be accepted.
+    fn leave_hope(&mut self, used: &Authorization, challenges: &[Challenge]) -> bool {
+        self.all += 1;
+        self.of_bought += usize::from(used.bought);
+        let insufficient = |challenge: &Challenge| matches!(challenge, Challenge::Bearer { insufficient: true, .. });
+        match used.proof {
+            _ if self.all == 1 => true,
+            Proof::Bearer(_) => {
+                self.all < MAX_REFUSALS
+                    && self.of_bought < MAX_TOKENS
+                    && !(used.bought && challenges.iter().any(insufficient))
+            }
+            Proof::None | Proof::Basic(_) => false,
+        }
+    }
+}
+
+fn challenges_of(response: &Response) -> Vec<Challenge> {
+    let headers = response.headers().get_all(WWW_AUTHENTICATE);
+    challenge::parse(headers.iter().filter_map(|value| value.to_str().ok()))
+}
+
+/// Between half of `pause` and all of it, so that many who do a thing at once do not do the next at once.
+pub(super) fn by_chance(pause: Duration) -> Duration {
     let chance = RandomState::new().build_hasher().finish() as u32;
     pause / 2 + (pause / 2).mul_f64(f64::from(chance) / f64::from(u32::MAX))
 }

@@ -1,7 +1,8 @@
 //! The protocol, against a small server.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -121,7 +122,63 @@ async fn a_token_that_ends_midway_is_renewed_once() {
     assert_eq!(server.asked().len(), 3, "refused, token, answer");
     valid.store(9, Ordering::SeqCst);
     assert!(matches!(fetch(&*blob, 4, 8).await, Err(FetchError::Permanent { .. })));
-    assert_eq!(server.asked().len(), 3, "refused, token, refused again");
+    assert_eq!(
+        server.asked().len(),
+        7,
+        "refused, and three tokens that are refused too"
+    );
+}
+
+/// A registry that takes each token once, from number `first_good` on; what it says of others ends with `error`.
+async fn tokens_for_one_request(error: &'static str, first_good: usize) -> Server {
+    let (issued, used) = (AtomicUsize::new(0), Mutex::new(HashSet::new()));
+    Server::start(move |own, asked| {
+        if asked.path == "/token" {
+            let number = issued.fetch_add(1, Ordering::SeqCst) + 1;
+            return answer(200, &[], format!(r#"{{"token":"{number}","expires_in":300}}"#));
+        }
+        let token = asked
+            .header("authorization")
+            .and_then(|text| text.strip_prefix("Bearer "));
+        let number = token.map_or(0, |token| token.parse().unwrap());
+        if number >= first_good && used.lock().unwrap().insert(number) {
+            return part(BLOB, asked);
+        }
+        let challenge = format!(r#"Bearer realm="http://{own}/token"{error}"#);
+        answer(401, &[("www-authenticate", &challenge)], "")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_that_others_used_up_is_not_the_last_word() {
+    let server = tokens_for_one_request("", 1).await;
+    let blob = blob(&server.repository(none()));
+    let all = (0..3).map(|at| {
+        let blob = Arc::clone(&blob);
+        tokio::spawn(async move { fetch(&*blob, at, at + 1).await })
+    });
+    for (at, got) in futures_util::future::join_all(all).await.into_iter().enumerate() {
+        assert_eq!(got.unwrap().unwrap().1, &BLOB[at..=at]);
+    }
+    assert_eq!(server.lines().iter().filter(|line| *line == "GET /token").count(), 3);
+}
+
+#[tokio::test]
+async fn a_few_tokens_are_bought_for_one_request_and_none_where_that_is_no_use() {
+    for (first_good, error, requests) in [
+        (1, "", Some(3)),
+        (3, "", Some(7)),
+        (3, r#",error="invalid_token""#, Some(7)),
+        (4, "", None),
+        (3, r#",error="insufficient_scope""#, None),
+    ] {
+        let server = tokens_for_one_request(error, first_good).await;
+        let got = fetch(&*blob(&server.repository(none())), 4, 8).await;
+        assert_eq!(got.is_ok(), requests.is_some(), "{first_good}{error}");
+        let most = if error.contains("scope") { 3 } else { 7 };
+        assert_eq!(server.asked().len(), requests.unwrap_or(most), "{first_good}{error}");
+    }
 }
 
 #[tokio::test]
