@@ -408,12 +408,25 @@ fn who_asks_to_be_left_alone_is_left_alone_for_so_long() {
             registry.log()
         );
         // Status counts what was asked, the refused one too.
+        let log = registry.log();
+        let refused = log
+            .requests()
+            .iter()
+            .filter(|request| request.status() == status)
+            .count() as u64;
+        let throttled = if status == 429 { refused } else { 0 };
+        let told = mount.status();
         assert_eq!(
-            mount.status().requests,
-            registry.log().len() as u64,
-            "{}",
-            registry.log()
+            (told.requests, told.retries, told.throttled),
+            (log.len() as u64, refused, throttled),
+            "{log}"
         );
+        let text = peelfs().arg("status").arg(mount.root()).output().unwrap().stdout;
+        let line = format!("retried     {refused} requests; {throttled} were answered with 429");
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains(&line), "{text}");
+        let said = mount.log().matches(" is asked too often: ").count();
+        assert_eq!(said, usize::from(status == 429), "{}", mount.log());
     }
 }
 

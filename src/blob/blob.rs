@@ -207,7 +207,8 @@ impl Blob {
 
     /// What it has cost so far.
     pub fn stats(&self) -> BlobStats {
-        self.counters.snapshot()
+        let throttled = self.remote().map_or(0, |remote| remote.source.throttled());
+        self.counters.snapshot(throttled)
     }
 
     /// How many of its bytes are known to be on this machine's disk. A store that was filled earlier is known after

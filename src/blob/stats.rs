@@ -22,6 +22,8 @@ pub struct BlobStats {
     pub misses: u64,
     /// Requests that were sent because an earlier one had failed or stalled.
     pub retries: u64,
+    /// Requests that were answered with 429, too many requests.
+    pub throttled: u64,
     /// What went wrong last, retried or not.
     pub last_error: Option<LastError>,
 }
@@ -75,7 +77,7 @@ impl Counters {
         }
     }
 
-    pub(super) fn snapshot(&self) -> BlobStats {
+    pub(super) fn snapshot(&self, throttled: u64) -> BlobStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BlobStats {
             requests: get(&self.requests),
@@ -84,6 +86,7 @@ impl Counters {
             hits: get(&self.hits),
             misses: get(&self.misses),
             retries: get(&self.retries),
+            throttled,
             last_error: lock(&self.last_error).clone(),
         }
     }

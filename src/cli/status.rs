@@ -60,6 +60,13 @@ fn write(output: &mut impl Write, report: &MountReport) -> std::io::Result<()> {
         report.requests,
         report.cache_hits
     )?;
+    if report.retries > 0 || report.throttled > 0 {
+        writeln!(
+            output,
+            "  retried     {} requests; {} were answered with 429, too many requests",
+            report.retries, report.throttled
+        )?;
+    }
     writeln!(
         output,
         "  layer       size      indexed  entries    fetched  requests     stored  digest"

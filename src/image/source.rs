@@ -18,6 +18,11 @@ use crate::range::ByteRange;
 pub trait BlobSource: fmt::Debug + Send + Sync {
     /// Asks for `range` (not empty, within the blob) with one request, redirects and a token aside.
     fn fetch(&self, range: ByteRange) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+
+    /// How many requests were answered with 429, too many requests.
+    fn throttled(&self) -> u64 {
+        0
+    }
 }
 
 /// An answer whose header has arrived and whose body is still to be read.

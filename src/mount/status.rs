@@ -40,6 +40,12 @@ pub struct MountReport {
     pub bytes_fetched: u64,
     /// Requests for layers since the mount.
     pub requests: u64,
+    /// Those of them that were sent because an earlier one had failed.
+    #[serde(default)]
+    pub retries: u64,
+    /// Those of them that were answered with 429, too many requests.
+    #[serde(default)]
+    pub throttled: u64,
     /// Reads of layers that needed no request.
     pub cache_hits: u64,
     /// `bytes_fetched` in percent of `compressed_size`.
@@ -69,6 +75,12 @@ pub struct LayerReport {
     pub bytes_fetched: u64,
     /// Requests since the mount.
     pub requests: u64,
+    /// Those of them that were sent because an earlier one had failed.
+    #[serde(default)]
+    pub retries: u64,
+    /// Those of them that were answered with 429, too many requests.
+    #[serde(default)]
+    pub throttled: u64,
     /// Reads that needed no request.
     pub cache_hits: u64,
     /// Compressed bytes in the store.
@@ -146,6 +158,8 @@ impl Reporter {
             compressed_size,
             bytes_fetched,
             requests: blobs.iter().map(|layer| layer.requests).sum(),
+            retries: blobs.iter().map(|layer| layer.retries).sum(),
+            throttled: blobs.iter().map(|layer| layer.throttled).sum(),
             cache_hits: blobs.iter().map(|layer| layer.cache_hits).sum(),
             downloaded_pct: match compressed_size {
                 0 => 0.0,
@@ -174,6 +188,8 @@ fn layer_report(layer: &crate::layer::Layer) -> LayerReport {
         entries: status.entries,
         bytes_fetched: status.blob.bytes_fetched,
         requests: status.blob.requests,
+        retries: status.blob.retries,
+        throttled: status.blob.throttled,
         cache_hits: status.blob.hits,
         stored_bytes: status.stored,
         last_error: status.last_error.map(|(text, _)| text),

@@ -1,6 +1,7 @@
 //! A blob behind a registry, a range at a time.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(super) struct RemoteBlob {
     size: u64,
     /// Where the registry's redirects led: a signed URL that is good for some minutes, and a secret for as long.
     place: Mutex<Option<Url>>,
+    /// Counts the answers that say that we ask too often.
+    throttled: AtomicU64,
 }
 
 impl fmt::Debug for RemoteBlob {
@@ -38,7 +41,17 @@ impl fmt::Debug for RemoteBlob {
 
 impl BlobSource for RemoteBlob {
     fn fetch(&self, range: ByteRange) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        Box::pin(async move { Ok(self.request(range).await?) })
+        Box::pin(async move {
+            let fetched = self.request(range).await;
+            if fetched.as_ref().is_err_and(RegistryError::is_throttled) {
+                self.throttled.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(fetched?)
+        })
+    }
+
+    fn throttled(&self) -> u64 {
+        self.throttled.load(Ordering::Relaxed)
     }
 }
 
@@ -49,6 +62,7 @@ impl RemoteBlob {
             digest,
             size,
             place: Mutex::new(None),
+            throttled: AtomicU64::new(0),
         }
     }
 

@@ -116,6 +116,11 @@ impl RegistryError {
         matches!(self, RegistryError::Unreachable { .. } | RegistryError::Busy { .. })
     }
 
+    /// Whether the server says that it is asked too often.
+    pub(super) fn is_throttled(&self) -> bool {
+        matches!(self, RegistryError::Busy { status: 429, .. })
+    }
+
     /// How long the server wants to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -199,6 +199,11 @@ impl BlobSource for MirroredBlob {
             }
         })
     }
+
+    fn throttled(&self) -> u64 {
+        let hosts = self.mirrors.iter().map(|(_, blob)| blob).chain(&self.registry);
+        hosts.map(RemoteBlob::throttled).sum()
+    }
 }
 
 /// An answer whose end, if it is no good one, is noted: the next request goes elsewhere.

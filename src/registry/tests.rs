@@ -426,6 +426,14 @@ async fn statuses_tell_whether_to_try_again() {
     };
     assert_eq!(retry_after, Some(Duration::from_secs(7)));
 
+    for (status, throttled) in [(429, 1), (503, 0)] {
+        let server = Server::start(move |_, _| answer(status, &[], "")).await;
+        let blob = blob(&server.repository(none()));
+        assert_eq!(blob.throttled(), 0);
+        fetch(&*blob, 0, 4).await.unwrap_err();
+        assert_eq!(blob.throttled(), throttled, "{status}");
+    }
+
     let server = Server::start(|_, asked| part(BLOB, asked)).await;
     let blob = blob(&server.repository(none()));
     server.stop().await;

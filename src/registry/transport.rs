@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode, Url};
 
@@ -17,6 +18,9 @@ use super::repository::Endpoint;
 
 /// What is read of an answer that nobody wants, so that its connection can be used again.
 const DISCARDED: usize = 64 << 10;
+
+/// How long nothing is said again of a registry that still finds itself asked too often.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long a server may keep us waiting for a connection; less than a whole timeout, since another try may reach
 /// another of its addresses.
@@ -42,6 +46,25 @@ pub(super) struct Transport {
     public: AtomicBool,
     /// Longest wait for the head of an answer, and for each piece of its body.
     pub(super) timeout: Duration,
+    /// As a user names it.
+    registry: String,
+    throttling_said: Rarely,
+}
+
+/// Something that is said once in a while, however often there is reason to.
+#[derive(Default)]
+struct Rarely(Mutex<Option<Instant>>);
+
+impl Rarely {
+    /// Whether it is to be said at `now`; if so, it counts as said.
+    fn due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock();
+        let due = last.is_none_or(|last| now.saturating_duration_since(last) >= SAY_AGAIN);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
 }
 
 type Way = OnceLock<Result<Client, RegistryError>>;
@@ -96,6 +119,8 @@ impl Transport {
             allow_private: endpoint.allow_private,
             public: AtomicBool::new(false),
             timeout: endpoint.timeout,
+            registry: endpoint.registry.clone(),
+            throttling_said: Rarely::default(),
         }
     }
 
@@ -255,6 +280,20 @@ impl Transport {
         }
     }
 
+    fn say_throttled(&self, host: &str, what: &str, detail: &str, retry_after: Option<Duration>) {
+        if !self.throttling_said.due(Instant::now()) {
+            return;
+        }
+        let wish = match retry_after {
+            Some(wait) => format!("wants to be left alone for {} s", wait.as_secs()),
+            None => "does not say for how long it wants to be left alone".to_owned(),
+        };
+        tracing::warn!(
+            "{} is asked too often: {host} answered 429 for {what}{detail}, and {wish}",
+            self.registry
+        );
+    }
+
     /// The error that an answer with a status other than success means.
     pub(super) async fn status_error(&self, response: Response, what: &str) -> RegistryError {
         let host = host_of(response.url());
@@ -264,6 +303,9 @@ impl Transport {
             Ok(body) => detail(&body),
             Err(_) => String::new(),
         };
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.say_throttled(&host, what, &detail, retry_after);
+        }
         let what = what.to_owned();
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => RegistryError::NotFound { host, what, detail },
@@ -438,6 +480,16 @@ mod tests {
         assert_eq!(parse("-3"), None);
         assert_eq!(parse("soon"), None);
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn what_is_said_rarely_is_said_at_once_and_after_a_minute() {
+        let (rarely, start) = (Rarely::default(), Instant::now());
+        let said = |seconds| rarely.due(start + Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 0, 59, 60, 61, 119, 120].map(said),
+            [true, false, false, true, false, false, true]
+        );
     }
 
     #[test]

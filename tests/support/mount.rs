@@ -337,6 +337,8 @@ pub struct Status {
     pub compressed_size: u64,
     pub bytes_fetched: u64,
     pub requests: u64,
+    pub retries: u64,
+    pub throttled: u64,
     pub cache_hits: u64,
     pub downloaded_pct: f64,
     pub last_error: Option<String>,
