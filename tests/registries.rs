@@ -79,8 +79,13 @@ impl Two {
     }
 
     fn mount(&self, timeout: &str) -> Mount {
+        self.mount_with(&["--timeout", timeout])
+    }
+
+    fn mount_with(&self, arguments: &[&str]) -> Mount {
         Mount::of(format!("{}/team/app:latest", self.registry.address()))
-            .with(["--hosts-dir", &self.hosts, "--timeout", timeout])
+            .with(["--hosts-dir", &self.hosts])
+            .with(arguments.iter().copied())
             .start()
     }
 }
@@ -256,6 +261,40 @@ fn a_mirror_that_takes_connections_and_is_silent_costs_a_part_of_the_deadline() 
     assert_right(&two.mount("8"));
     // Once for the manifest; then it rests.
     assert!(two.mirror.log().len() <= 3, "{}", two.mirror.log());
+}
+
+#[test]
+fn a_mirror_with_other_bytes_than_the_registry_is_passed_over() {
+    let two = Two::start();
+    let layer = &two.image.layers[0];
+    // Nothing can be made of its first byte; or nobody has seen anything yet when the digest turns out to be wrong.
+    for (offset, arguments) in [(0, &[][..]), (layer.size / 2, &["--verify", "full"])] {
+        two.mirror.faults().clear();
+        two.mirror.faults().flip(&layer.digest, offset);
+        two.registry.log().clear();
+        let mount = two.mount_with(arguments);
+        assert_right(&mount);
+        assert_eq!(two.registry.log().bytes_of(&layer.digest), layer.size);
+        assert!(mount.log().contains("anew from another host"), "{}", mount.log());
+        assert_eq!(mount.status().layers[0].index, "complete");
+    }
+}
+
+#[test]
+fn a_range_that_a_mirror_gives_wrongly_is_read_from_the_registry() {
+    let two = Two::start();
+    let cache = tempfile::tempdir().unwrap();
+    let mount = || {
+        Mount::of(format!("{}/team/app:latest", two.registry.address()))
+            .cache(cache.path())
+            .with(["--hosts-dir", &two.hosts, "--cache-size", "64K"])
+    };
+    mount().with(["--index"]).start().unmount();
+    let layer = &two.image.layers[0];
+    let (start, _) = layer.compressed_range_of("c").unwrap();
+    two.mirror.faults().flip(&layer.digest, start + 1_000_000);
+    assert_right(&mount().start());
+    assert!(two.registry.log().bytes_of(&layer.digest) > 0);
 }
 
 #[test]

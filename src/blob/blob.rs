@@ -195,6 +195,11 @@ impl Blob {
         }
     }
 
+    /// After what was fetched turned out not to be what the digest promises: whether it is now fetched from elsewhere.
+    pub fn distrust(&self) -> bool {
+        self.remote().is_some_and(|remote| remote.source.distrust())
+    }
+
     #[cfg(test)]
     pub(super) fn readers_waiting(&self) -> usize {
         lock(&self.flights).waiting()

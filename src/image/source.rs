@@ -19,6 +19,11 @@ pub trait BlobSource: fmt::Debug + Send + Sync {
     /// Asks for `range` (not empty, within the blob) with one request, redirects and a token aside.
     fn fetch(&self, range: ByteRange) -> BoxFuture<'_, Result<Fetched, FetchError>>;
 
+    /// Told that bytes that it gave are not those of the blob. Whether, from now on, somebody else gives them.
+    fn distrust(&self) -> bool {
+        false
+    }
+
     /// How many requests were answered with 429, too many requests.
     fn throttled(&self) -> u64 {
         0

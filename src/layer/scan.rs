@@ -18,7 +18,7 @@ use super::spans::{LONG_SPAN, PIECE, is_long};
 use super::{Growing, Layer, LayerEvent, State, UnreadableStream, index_path, open_index, partial_path};
 use crate::blob::Sequential;
 use crate::digest::{Digest, Hasher};
-use crate::index::{LayerFacts, LayerIndex, PartialLog, ScanState, Start, TarScanner};
+use crate::index::{Entries as _, LayerFacts, LayerIndex, PartialLog, ScanState, Start, TarScanner};
 use crate::stream::{Checkpoint, Compression, Decoder, Status};
 
 /// Distance of checkpoints in the decompressed stream. 1 MiB costs 3 to 7 % over plain inflate and an index of 3 % of
@@ -114,7 +114,10 @@ impl Layer {
                     self.finish();
                     return self.workshop.tell(LayerEvent::Complete(self.number));
                 }
-                Ok((scan, Err(UnreadableStream(reason)))) => return self.fail(*scan, &reason).await,
+                Ok((failed, Err(UnreadableStream(reason)))) => match self.begin_again(*failed, &reason).await {
+                    Some(fresh) => scan = fresh,
+                    None => return,
+                },
                 Err(_) => return self.give_up(None, &self.stopped()),
             }
         }
@@ -198,15 +201,37 @@ impl Layer {
         Some(Box::new(scan))
     }
 
+    /// After `scan` met bytes that are not the layer's: one that has them from another host, if there is one and nothing
+    /// of the layer has been shown to anybody. What was shown cannot be taken back, and then the layer has failed.
+    async fn begin_again(self: &Arc<Self>, scan: Scan, reason: &str) -> Option<Box<Scan>> {
+        let shown = match &*self.state.read() {
+            // An implied root is all there is at first.
+            State::Growing(growing) => !self.workshop.verify_first && growing.index.len() > 1,
+            State::Complete(_) | State::Failed(_) => true,
+        };
+        if !self.blob.distrust() || shown {
+            self.fail(scan, reason).await;
+            return None;
+        }
+        tracing::warn!("layer {}: {reason}; it is fetched anew from another host", self.number);
+        self.drop_all(scan).await;
+        self.begin().await
+    }
+
+    /// Drops everything that came of the layer's bytes.
+    async fn drop_all(&self, scan: Scan) {
+        self.workshop.spans.forget(self.number);
+        let _ = tokio::task::spawn_blocking(move || scan.log.remove()).await;
+        self.blob.forget();
+        self.decoded.forget();
+    }
+
     /// Marks the layer as corrupt and drops everything that came of its bytes.
     async fn fail(self: &Arc<Self>, scan: Scan, reason: &str) {
         let error = self.corrupt(reason);
         tracing::error!("{error}");
         *self.state.write() = State::Failed(error.clone());
-        self.workshop.spans.forget(self.number);
-        let _ = tokio::task::spawn_blocking(move || scan.log.remove()).await;
-        self.blob.forget();
-        self.decoded.forget();
+        self.drop_all(scan).await;
         self.give_up(None, &error);
         self.workshop.tell(LayerEvent::Failed(self.number));
     }

@@ -282,7 +282,7 @@ impl Layer {
             });
             match decoded.await {
                 Ok(Ok(Some(bytes))) => return Ok(bytes),
-                Ok(Ok(None)) if attempt == 0 => self.mend(),
+                Ok(Ok(None)) if attempt == 0 || self.blob.distrust() => self.mend(),
                 Ok(Ok(None)) => break,
                 Ok(Err(error)) => return Err(self.damaged(super::unreadable(&error))),
                 Err(_) => return Err(self.stopped()),
@@ -348,7 +348,7 @@ impl Layer {
                     chunks: chunks.into(),
                 });
             }
-            if attempt > 0 {
+            if attempt > 0 && !self.blob.distrust() {
                 break;
             }
             self.mend();

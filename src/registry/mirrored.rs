@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -125,16 +126,18 @@ impl Mirrored {
 
     /// The blob with this digest and size as a source of ranges. Nothing is asked yet.
     pub fn blob(&self, digest: Digest, size: u64) -> Arc<dyn BlobSource> {
-        let blob = |mirror: &Arc<Mirror>| {
-            let blob = RemoteBlob::new(Arc::clone(&mirror.repository), digest, size);
-            (Arc::clone(mirror), blob)
+        let blob = |mirror: &Arc<Mirror>| Holder {
+            mirror: Arc::clone(mirror),
+            blob: RemoteBlob::new(Arc::clone(&mirror.repository), digest, size),
+            gave: AtomicBool::new(false),
+            distrusted: AtomicBool::new(false),
         };
         let mut hosts: Vec<_> = self.hosts.iter().filter(|mirror| mirror.pull).map(blob).collect();
         match hosts.pop() {
-            Some((_, only)) if hosts.is_empty() => Arc::new(only),
+            Some(only) if hosts.is_empty() => Arc::new(only.blob),
             last => Arc::new(MirroredBlob {
                 mirrors: hosts,
-                registry: last.map(|(_, blob)| blob),
+                registry: last.map(|holder| holder.blob),
             }),
         }
     }
@@ -157,6 +160,8 @@ impl Mirrored {
                     return Ok(answer);
                 }
                 Err(error @ RegistryError::Offline { .. }) => return Err(error),
+                // Who gives wrong bytes once is not asked at once for more.
+                Err(error @ RegistryError::WrongDigest { .. }) => mirror.failed(&error),
                 Err(error) if error.is_transient() => mirror.failed(&error),
                 Err(error) => tracing::info!("going on to the next host: {error}"),
             }
@@ -167,24 +172,44 @@ impl Mirrored {
 
 /// A blob that several hosts may have.
 struct MirroredBlob {
-    mirrors: Vec<(Arc<Mirror>, RemoteBlob)>,
+    mirrors: Vec<Holder>,
     registry: Option<RemoteBlob>,
+}
+
+/// A mirror that may have a certain blob.
+struct Holder {
+    mirror: Arc<Mirror>,
+    blob: RemoteBlob,
+    /// Whether it has answered with bytes.
+    gave: AtomicBool,
+    /// Whether wrong bytes may have been among them: it is not asked for this blob again.
+    distrusted: AtomicBool,
 }
 
 impl fmt::Debug for MirroredBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = self.mirrors.iter().map(|(_, blob)| blob).chain(&self.registry);
-        f.debug_list().entries(hosts).finish()
+        f.debug_list().entries(self.hosts()).finish()
+    }
+}
+
+impl MirroredBlob {
+    fn hosts(&self) -> impl Iterator<Item = &RemoteBlob> {
+        self.mirrors.iter().map(|holder| &holder.blob).chain(&self.registry)
     }
 }
 
 impl BlobSource for MirroredBlob {
     fn fetch(&self, range: ByteRange) -> BoxFuture<'_, Result<Fetched, FetchError>> {
         Box::pin(async move {
-            for (mirror, blob) in self.mirrors.iter().filter(|(mirror, _)| !mirror.rests()) {
+            for holder in &self.mirrors {
+                let Holder { mirror, blob, .. } = holder;
+                if mirror.rests() || holder.distrusted.load(Ordering::Relaxed) {
+                    continue;
+                }
                 match blob.fetch(range).await {
                     Ok(fetched) => {
                         mirror.works();
+                        holder.gave.store(true, Ordering::Relaxed);
                         return Ok(watched(mirror, fetched));
                     }
                     Err(error @ FetchError::Transient { .. }) => mirror.failed(&error),
@@ -200,9 +225,21 @@ impl BlobSource for MirroredBlob {
         })
     }
 
+    fn distrust(&self) -> bool {
+        let mut left = false;
+        for holder in &self.mirrors {
+            if holder.gave.load(Ordering::Relaxed) && !holder.distrusted.swap(true, Ordering::Relaxed) {
+                holder
+                    .mirror
+                    .failed(&"bytes that it may have given are not those of the blob");
+                left = true;
+            }
+        }
+        left
+    }
+
     fn throttled(&self) -> u64 {
-        let hosts = self.mirrors.iter().map(|(_, blob)| blob).chain(&self.registry);
-        hosts.map(RemoteBlob::throttled).sum()
+        self.hosts().map(RemoteBlob::throttled).sum()
     }
 }
 
@@ -222,7 +259,7 @@ fn watched(mirror: &Arc<Mirror>, fetched: Fetched) -> Fetched {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU16, Ordering};
+    use std::sync::atomic::AtomicU16;
 
     use super::super::credentials::CredentialFiles;
     use super::super::fake::{Server, answer, part};
@@ -359,6 +396,37 @@ mod tests {
             mirror.health.lock().back = Some(Instant::now());
         }
         assert_eq!(rests, [5, 10, 20, 40, 80, 120, 120]);
+    }
+
+    #[tokio::test]
+    async fn who_gave_wrong_bytes_of_a_blob_is_not_asked_for_it_again() {
+        let (hosts, mirrored) = three().await;
+        let blob = mirrored.blob(Digest::sha256(BLOB), BLOB.len() as u64);
+        assert!(!blob.distrust(), "nobody has given anything yet");
+        for expected in [[1, 0, 0], [0, 1, 0], [0, 0, 1]] {
+            mirrored.hosts.iter().for_each(|mirror| mirror.works());
+            read(&blob).await;
+            assert_eq!(asked(&hosts), expected);
+            assert_eq!(
+                blob.distrust(),
+                expected[2] == 0,
+                "the registry itself is the last resort"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mirror_with_a_wrong_manifest_is_passed_over_and_rests() {
+        let (hosts, mirrored) = three().await;
+        let wrong = Server::start(|_, _| answer(200, &[], "something else")).await;
+        let wrong = Repository::new(wrong.endpoint(), CredentialFiles::default());
+        let mirrored = Mirrored::new(vec![
+            (wrong, true, true),
+            (Arc::clone(&mirrored.hosts[2].repository), true, true),
+        ]);
+        assert_eq!(mirrored.manifest(&Digest::sha256(BLOB)).await.unwrap(), BLOB);
+        assert!(mirrored.hosts[0].rests());
+        assert_eq!(asked(&hosts), [0, 0, 1]);
     }
 
     #[tokio::test]

@@ -169,11 +169,23 @@ impl Transport {
         })
     }
 
-    /// Adds our own certificate, if there is one; if there are several, the first.
+    /// Adds our own certificate, if there is one; if there are several, the first: the client takes no more.
     fn identified(&self, client: ClientBuilder) -> Result<ClientBuilder, RegistryError> {
         let Some((certificate, key)) = self.route.client.first() else {
             return Ok(client);
         };
+        let others: Vec<String> = self.route.client[1..]
+            .iter()
+            .map(|(file, _)| file.display().to_string())
+            .collect();
+        if !others.is_empty() {
+            tracing::warn!(
+                "of several client certificates for {}, only {} is used, and not {}",
+                self.registry,
+                certificate.display(),
+                others.join(", ")
+            );
+        }
         let mut both = pem(certificate)?;
         if let Some(key) = key {
             both.push(b'\n');
