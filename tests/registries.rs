@@ -312,6 +312,66 @@ fn a_pull_through_mirror_has_what_its_registry_has() {
 }
 
 #[test]
+fn a_proxy_is_asked_for_what_is_behind_it_and_learns_nothing_of_what_tls_hides() {
+    let docker = with_password();
+    let nginx = Nginx::in_front_of(docker.registry.address());
+    let certificate = nginx.certificate().display().to_string();
+    // Only the proxy knows the name: it is not resolved here.
+    let mount = |proxy: &Proxy, no_proxy: &str| {
+        Mount::of("registry.test/team/app:latest")
+            .with(["--tls-ca", &certificate, "--timeout", "5", "--username", "user"])
+            .env("PEELFS_PASSWORD", "pass word")
+            .env("HTTPS_PROXY", proxy.url())
+            .env("NO_PROXY", no_proxy)
+            .try_start()
+    };
+    let proxy = || Proxy::knowing([("registry.test:443", nginx.address())]);
+    let used = proxy();
+    assert_right(&mount(&used, "other.test,127.0.0.0/8").unwrap_or_else(|failure| panic!("{failure}")));
+    let asked = used.asked();
+    assert!(!asked.is_empty());
+    for line in asked {
+        assert_eq!(line, "CONNECT registry.test:443 HTTP/1.1");
+    }
+    for secret in ["authorization", "dXNlcjpwYXNzIHdvcmQ=", "/v2/"] {
+        assert!(!used.has_seen(secret), "{secret}");
+    }
+
+    let passed_by = proxy();
+    let failure = mount(&passed_by, "registry.test").err().expect("nobody knows the name");
+    assert!(failure.said.contains("cannot reach registry.test"), "{failure}");
+    assert!(passed_by.asked().is_empty(), "{:?}", passed_by.asked());
+}
+
+#[test]
+fn a_registry_without_tls_is_asked_through_its_proxy_and_one_on_this_machine_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = image(&dir.path().join("layout"));
+    let registry = Registry::of([("team/app", layout.layout.clone())]);
+    let hosts = hosts(dir.path(), "plain.test:5000", "server = \"http://plain.test:5000\"");
+    let proxy = Proxy::knowing([("plain.test:5000", registry.address())]);
+    let mount = |host: String| {
+        Mount::of(format!("{host}/team/app:latest"))
+            .with(["--hosts-dir", &hosts, "--timeout", "5"])
+            .env("HTTP_PROXY", proxy.url())
+            .env("HTTPS_PROXY", proxy.url())
+            .start()
+    };
+    assert_right(&mount(registry.address().to_string()));
+    assert!(proxy.asked().is_empty(), "{:?}", proxy.asked());
+    assert_right(&mount("plain.test:5000".to_owned()));
+    assert!(
+        proxy
+            .asked()
+            .iter()
+            .all(|line| line.starts_with("GET http://plain.test:5000/v2/")),
+        "{:?}",
+        proxy.asked()
+    );
+    assert!(!proxy.asked().is_empty());
+}
+
+#[test]
 fn a_tag_within_its_time_costs_no_request_and_otherwise_one() {
     let dir = tempfile::tempdir().unwrap();
     let layout = image(&dir.path().join("layout"));

@@ -59,14 +59,41 @@ pub(super) fn names_private_address(url: &Url) -> bool {
     bare.parse().is_ok_and(|address: IpAddr| !is_public(address))
 }
 
-/// Finds the public addresses of names, and no others.
-pub(super) struct PublicOnly;
+/// Finds the public addresses of names, and no others; except of the proxies, which are not the registry's choice.
+pub(super) struct PublicOnly {
+    proxies: Vec<String>,
+}
+
+impl PublicOnly {
+    pub(super) fn but_for_proxies() -> PublicOnly {
+        let variables = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+        let values = variables
+            .iter()
+            .flat_map(|name| [std::env::var(name), std::env::var(name.to_lowercase())]);
+        PublicOnly {
+            proxies: values.flatten().filter_map(|value| proxy_host(&value)).collect(),
+        }
+    }
+}
+
+/// The host in the value of a variable such as `HTTPS_PROXY`.
+fn proxy_host(value: &str) -> Option<String> {
+    let url = match value.contains("://") {
+        true => Url::parse(value),
+        false => Url::parse(&format!("http://{value}")),
+    };
+    Some(url.ok()?.host_str()?.to_owned())
+}
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
+        let any = self
+            .proxies
+            .iter()
+            .any(|proxy| proxy.eq_ignore_ascii_case(name.as_str()));
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
+            let public: Vec<SocketAddr> = found.filter(|address| any || is_public(address.ip())).collect();
             if public.is_empty() {
                 return Err(format!("{} is at a private address, {ALLOW}", name.as_str()).into());
             }
@@ -145,9 +172,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_with_private_addresses_only_is_not_found() {
-        let Err(error) = PublicOnly.resolve("localhost".parse().unwrap()).await else {
+        let none = PublicOnly { proxies: Vec::new() };
+        let Err(error) = none.resolve("localhost".parse().unwrap()).await else {
             panic!("localhost is public")
         };
         assert!(error.to_string().contains("--allow-private-redirects"), "{error}");
+        let proxies = vec![proxy_host("user:secret@LOCALHOST:3128").unwrap()];
+        assert!(
+            PublicOnly { proxies }
+                .resolve("localhost".parse().unwrap())
+                .await
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn proxies_are_told_from_their_variables() {
+        for (value, host) in [
+            ("http://proxy.corp:3128", Some("proxy.corp")),
+            ("proxy.corp:3128/", Some("proxy.corp")),
+            ("http://10.0.0.1", Some("10.0.0.1")),
+            ("", None),
+        ] {
+            assert_eq!(proxy_host(value).as_deref(), host, "{value}");
+        }
     }
 }

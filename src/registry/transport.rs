@@ -138,9 +138,9 @@ impl Transport {
             (_, false) if local && url.scheme() == "http" => self
                 .local
                 .get_or_init(|| self.build(|client| Ok(client.no_proxy().tls_certs_only([])))),
-            (true, true) => self
-                .away_guarded
-                .get_or_init(|| self.build(|client| Ok(self.trusting(client)?.dns_resolver(PublicOnly)))),
+            (true, true) => self.away_guarded.get_or_init(|| {
+                self.build(|client| Ok(self.trusting(client)?.dns_resolver(PublicOnly::but_for_proxies())))
+            }),
             (true, false) => self.away.get_or_init(|| self.build(|client| self.trusting(client))),
             (false, _) => self.home.get_or_init(|| {
                 self.build(|client| {

@@ -12,6 +12,7 @@ pub mod fixtures;
 pub mod image;
 pub mod mount;
 pub mod nginx;
+pub mod proxy;
 pub mod raw_tar;
 #[path = "../registry/mod.rs"]
 pub mod registry;
@@ -24,6 +25,7 @@ pub use docker_registry::DockerRegistry;
 pub use image::{BuiltImage, Compression, Content, Entry, ImageBuilder, Layer};
 pub use mount::{Mount, peelfs};
 pub use nginx::Nginx;
+pub use proxy::Proxy;
 pub use raw_tar::RawTar;
 pub use registry::{Faults, Head, Line, Listener, Part, Registry, RetryAfter};
 pub use run::{attempt, run, start};

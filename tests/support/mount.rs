@@ -25,6 +25,9 @@ pub fn peelfs() -> Command {
     command
         .env("DOCKER_CONFIG", "/nonexistent")
         .env("REGISTRY_AUTH_FILE", "/nonexistent/auth.json");
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(proxy).env_remove(proxy.to_lowercase());
+    }
     command
         .env_remove("PEELFS_LOG")
         .env("NO_COLOR", "1")

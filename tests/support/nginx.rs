@@ -34,7 +34,7 @@ impl Nginx {
                 "-subj".to_owned(),
                 "/CN=registry".to_owned(),
                 "-addext".to_owned(),
-                "subjectAltName=IP:127.0.0.1".to_owned(),
+                "subjectAltName=IP:127.0.0.1,DNS:registry.test".to_owned(),
                 "-addext".to_owned(),
                 "basicConstraints=critical,CA:FALSE".to_owned(),
                 "-keyout".to_owned(),
