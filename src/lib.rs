@@ -34,6 +34,7 @@
 #![deny(unsafe_code)]
 
 pub mod blob;
+mod cache_dir;
 pub mod cli;
 pub mod digest;
 pub mod image;

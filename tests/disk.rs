@@ -153,9 +153,34 @@ fn in_a_read_only_directory_a_mount_reads_and_warns() {
         }
         run("mount", &["-o", "remount,ro", disk.path().to_str().unwrap()]);
         let mount = on(&served, disk.path()).start();
+        served.registry.log().clear();
         assert_right_and_warned(&mount, &expected, "Read-only file system");
+        if filled {
+            // What there is is used, indexes too, and that is all there is to say.
+            assert_eq!(served.layer_bytes(), 0, "{}", served.registry.log());
+            assert_eq!(mount.log().matches(" WARN ").count(), 1, "{}", mount.log());
+        }
         mount.unmount();
     }
+}
+
+#[test]
+fn what_is_damaged_in_a_read_only_directory_is_read_from_the_registry() {
+    let served = served();
+    let expected = expected(&served);
+    let disk = Disk::of("100m");
+    on(&served, disk.path()).with(["--index"]).start().unmount();
+    for file in files(disk.path()) {
+        let mut bytes = fs::read(&file).unwrap();
+        if let Some(byte) = bytes.last_mut() {
+            *byte ^= 1;
+        }
+        fs::write(&file, bytes).unwrap();
+    }
+    run("mount", &["-o", "remount,ro", disk.path().to_str().unwrap()]);
+    let mount = on(&served, disk.path()).start();
+    Tree::of(mount.root()).assert_is(&expected);
+    mount.unmount();
 }
 
 #[test]
@@ -243,6 +268,28 @@ fn made_anew_of_another_version(dir: &str, version_at: usize, said: &str) {
     served.registry.log().clear();
     Tree::of(on(&served, cache.path()).start().root()).assert_is(&expected);
     assert_eq!(served.layer_bytes(), 0, "{}", served.registry.log());
+}
+
+#[test]
+fn what_killed_writers_left_is_removed_when_it_is_old() {
+    let served = served();
+    let cache = tempfile::tempdir().unwrap();
+    on(&served, cache.path()).with(["--index"]).start().unmount();
+    let hour = std::time::Duration::from_secs(3600);
+    let left: Vec<PathBuf> = ["index", "documents/sha256", "documents/tags"]
+        .iter()
+        .flat_map(|dir| ["old", "new"].map(|age| cache.path().join(dir).join(format!("{age}.7-0.tmp"))))
+        .collect();
+    for path in &left {
+        let file = fs::File::create(path).unwrap();
+        if path.to_str().unwrap().contains("old.7") {
+            file.set_modified(std::time::SystemTime::now() - 2 * hour).unwrap();
+        }
+    }
+    on(&served, cache.path()).start().unmount();
+    for path in &left {
+        assert_eq!(path.exists(), path.to_str().unwrap().contains("new.7"), "{path:?}");
+    }
 }
 
 #[test]

@@ -164,9 +164,14 @@ impl Extents {
             let Some(name) = name.filter(|name| name.kind == self.kind) else {
                 continue;
             };
-            let written_since = lock(&self.state).map.contains_key(&(name.start, name.len));
-            if !written_since && fs::remove_file(entry.path()).is_ok() {
-                self.store.shrunk(name.file_len());
+            let key = (name.start, name.len);
+            if lock(&self.state).map.contains_key(&key) {
+                continue;
+            }
+            match fs::remove_file(entry.path()) {
+                Ok(()) => self.store.shrunk(name.file_len()),
+                // The next listing must not bring it back.
+                Err(_) => drop(lock(&self.state).unusable.insert(key)),
             }
         }
         lock(&self.state).forgetting -= 1;

@@ -9,19 +9,17 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::cache_dir;
 use crate::digest::Digest;
 use crate::regular_file;
 
 use super::extent_file::ExtentName;
 use super::store::{Disk, Inner};
-
-/// A temporary file this old has no writer any more: he was killed.
-const STALE: Duration = Duration::from_secs(60 * 60);
 
 /// What is known of the sizes of all extents together: as of the last look, and what this process changed since.
 #[derive(Debug, Default)]
@@ -178,7 +176,7 @@ fn scan_dir(scan: &mut Scan, digest: Digest, dir: PathBuf, now: SystemTime) {
                 name,
                 bytes: metadata.len(),
             });
-        } else if name.ends_with(".tmp") && now.duration_since(used).is_ok_and(|age| age > STALE) {
+        } else if name.ends_with(".tmp") && cache_dir::is_stale(used, now) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -204,9 +204,9 @@ impl Extents {
         lock(&self.state).epoch
     }
 
-    /// Whether there is a disk behind it; if not, only little is kept.
+    /// Whether there is a disk behind it to write to; if not, only little is kept.
     pub(super) fn on_disk(&self) -> bool {
-        self.dir.is_some()
+        self.store.is_writable()
     }
 
     /// What is kept of `range` from its start on, as far as is known without asking the disk.
@@ -281,7 +281,7 @@ impl Extents {
             return;
         };
         let parts = Arc::new(parts);
-        if let Some(dir) = &self.dir {
+        if let Some(dir) = self.dir.as_ref().filter(|_| self.store.is_writable()) {
             let (this, parts, into) = (Arc::clone(self), Arc::clone(&parts), dir.clone());
             let written = spawn_blocking(move || this.write_file(&into, epoch, &header, &parts));
             match written.await {

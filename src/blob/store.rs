@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::cache_dir;
 use crate::digest::Digest;
 
 use super::eviction::{self, Usage};
@@ -28,7 +29,8 @@ pub struct Store(Arc<Inner>);
 
 impl Store {
     /// The store in `dir`, which is created if need be, of at most `limit` bytes. With a limit of 0, or if the
-    /// directory cannot be used (of which one warning tells), a little is kept in memory instead.
+    /// directory cannot be used (of which one warning tells), a little is kept in memory instead; so it is beside a
+    /// directory that can only be read.
     pub fn open(dir: &Path, limit: u64) -> Store {
         let disk = if limit == 0 {
             None
@@ -44,7 +46,7 @@ impl Store {
                 }
             }
         };
-        let on_disk = disk.is_some();
+        let on_disk = disk.as_ref().is_some_and(|disk| disk.writable);
         let store = Store(Arc::new(Inner {
             disk,
             memory: Memory::new(),
@@ -133,24 +135,30 @@ pub(super) struct Disk {
     pub(super) lock: PathBuf,
     pub(super) limit: u64,
     pub(super) usage: Usage,
+    /// Or else what there is is read, and nothing added or removed.
+    pub(super) writable: bool,
 }
 
 impl Disk {
     fn open(dir: &Path, limit: u64) -> io::Result<Disk> {
-        let disk = Disk {
+        let mut disk = Disk {
             extents: dir.join("extents"),
             lock: dir.join("lock"),
             limit,
             usage: Usage::default(),
+            writable: true,
         };
-        create_private_dir(&disk.extents)?;
-        let probe = disk.extents.join(format!(".{:016x}.tmp", random()));
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&probe)?;
-        fs::remove_file(&probe)?;
+        match try_to_write(&disk.extents) {
+            Ok(()) => {}
+            Err(error) if cache_dir::is_read_only(&disk.extents, &error) => {
+                tracing::warn!(
+                    "nothing can be added to {}, so what is not there and is read again may be fetched again: {error}",
+                    dir.display()
+                );
+                disk.writable = false;
+            }
+            Err(error) => return Err(error),
+        }
         Ok(disk)
     }
 
@@ -161,7 +169,24 @@ impl Disk {
     }
 }
 
+/// Creates `dir`, and a file in it for a moment.
+fn try_to_write(dir: &Path) -> io::Result<()> {
+    create_private_dir(dir)?;
+    let probe = dir.join(format!(".{:016x}.tmp", random()));
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&probe)?;
+    fs::remove_file(&probe)
+}
+
 impl Inner {
+    /// Whether anything can be kept on disk.
+    pub(super) fn is_writable(&self) -> bool {
+        self.disk().is_some_and(|disk| disk.writable)
+    }
+
     pub(super) fn disk(&self) -> Option<&Disk> {
         self.disk.as_ref()
     }

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::platform::Platform;
+use crate::cache_dir;
 use crate::digest::Digest;
 use crate::regular_file;
 
@@ -43,6 +44,7 @@ impl Documents {
                 documents.warn(&error);
                 break;
             }
+            cache_dir::remove_stale(&dir.join(part));
         }
         documents
     }
@@ -110,6 +112,8 @@ impl Documents {
 
     fn warn(&self, error: &io::Error) {
         if let Some(dir) = &self.dir
+            // Of the whole cache, of which the store tells.
+            && !cache_dir::is_read_only(dir, error)
             && !self.warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!("manifests cannot be kept in {}: {error}", dir.display());
@@ -189,6 +193,20 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&cache), 0o700);
         assert_eq!(mode(&documents.path(&digest).unwrap()), 0o600);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_when_it_is_old() {
+        let dir = tempfile::tempdir().unwrap();
+        Documents::open(dir.path());
+        let left = dir.path().join("sha256/0123.77-0.tmp");
+        let file = fs::File::create(&left).unwrap();
+        Documents::open(dir.path());
+        assert!(left.exists(), "it may still be written");
+        let old = SystemTime::now() - std::time::Duration::from_secs(2 * 60 * 60);
+        file.set_modified(old).unwrap();
+        Documents::open(dir.path());
+        assert!(!left.exists());
     }
 
     #[test]

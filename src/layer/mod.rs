@@ -87,6 +87,17 @@ pub enum LayerError {
 /// Inflaters at work at once, whatever the number of cores.
 const MOST_INFLATERS: usize = 8;
 
+/// Where the indexes of layers are kept.
+#[derive(Debug, Clone)]
+pub enum IndexDir {
+    /// In this directory, and so is what is known of layers that were not read to their end.
+    Kept(PathBuf),
+    /// Complete ones may be in this directory. Nothing is written there.
+    ReadOnly(PathBuf),
+    /// Nowhere but in memory.
+    Memory,
+}
+
 /// What all layers of a mount share.
 #[derive(Debug)]
 pub struct Workshop {
@@ -272,16 +283,25 @@ pub struct LayerStatus {
 
 impl Layer {
     /// The layer with `number` (0 is the base), whose bytes come from `blob`. `decoded` keeps decoded pieces of long
-    /// spans; `index_dir` is where indexes are kept, if they can be. A complete index that is there is used.
+    /// spans; `indexes` is where indexes are kept. A complete index that is there is used.
     pub fn open(
         number: usize,
         descriptor: LayerDescriptor,
         blob: Arc<Blob>,
         decoded: Arc<Extents>,
-        index_dir: Option<PathBuf>,
+        indexes: IndexDir,
         workshop: Arc<Workshop>,
     ) -> Arc<Layer> {
-        let state = match index_dir.as_deref().and_then(|dir| open_index(dir, &descriptor.digest)) {
+        let found = match &indexes {
+            IndexDir::Kept(dir) | IndexDir::ReadOnly(dir) => open_index(dir, &descriptor.digest),
+            IndexDir::Memory => None,
+        };
+        // One that is only read is not looked into again: it may have been found to be damaged.
+        let index_dir = match indexes {
+            IndexDir::Kept(dir) => Some(dir),
+            IndexDir::ReadOnly(_) | IndexDir::Memory => None,
+        };
+        let state = match found {
             Some(index) => State::Complete(Arc::new(index)),
             None => State::Growing(Box::default()),
         };

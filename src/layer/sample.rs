@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
-use super::{Layer, Workshop};
+use super::{IndexDir, Layer, Workshop};
 use crate::blob::{Blob, ExtentKind, Store};
 use crate::digest::Digest;
 use crate::image::platform::Platform;
@@ -340,7 +340,14 @@ pub(crate) fn layer_in(
         deadline,
     );
     let decoded = store.extents(ExtentKind::Decoded, &descriptor.digest);
-    Layer::open(number, descriptor, blob, decoded, Some(index_dir), workshop.clone())
+    Layer::open(
+        number,
+        descriptor,
+        blob,
+        decoded,
+        IndexDir::Kept(index_dir),
+        workshop.clone(),
+    )
 }
 
 /// An image of nothing but layers.

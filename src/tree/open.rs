@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::{Tree, TreeOptions};
 use crate::blob::{Blob, ExtentKind, Store};
+use crate::cache_dir;
 use crate::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::image::{Access, Documents, Image, ImageError, Options, resolve};
-use crate::layer::{Layer, Workshop};
+use crate::layer::{IndexDir, Layer, Workshop};
 
 /// What a user can set.
 #[derive(Debug, Clone)]
@@ -103,26 +104,31 @@ pub async fn open(reference: &Reference, settings: &Settings) -> Result<Opened, 
     Ok(Opened { image, tree, workshop })
 }
 
-/// The directory, made if it was missing; None, and a warning, if nothing can be written there.
-fn usable(dir: PathBuf) -> Option<PathBuf> {
+/// The directory, made if it was missing. If nothing can be written there, what there is is used; or else a warning is given.
+fn usable(dir: PathBuf) -> IndexDir {
     fn make(dir: &Path) -> std::io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         tempfile_in(dir)
     }
     fn tempfile_in(dir: &Path) -> std::io::Result<()> {
-        let probe = dir.join(format!("{}.probe", std::process::id()));
+        let probe = dir.join(format!("{}.probe.tmp", std::process::id()));
         std::fs::write(&probe, b"")?;
         std::fs::remove_file(&probe)
     }
     match make(&dir) {
-        Ok(()) => Some(dir),
+        Ok(()) => {
+            cache_dir::remove_stale(&dir);
+            IndexDir::Kept(dir)
+        }
+        // The store tells of it.
+        Err(error) if cache_dir::is_read_only(&dir, &error) => IndexDir::ReadOnly(dir),
         Err(error) => {
             tracing::warn!(
                 "indexes cannot be kept in {}: {error}; they stay in memory",
                 dir.display()
             );
-            None
+            IndexDir::Memory
         }
     }
 }
