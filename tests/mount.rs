@@ -391,6 +391,48 @@ fn what_cannot_be_mounted_is_said_in_a_sentence() {
 }
 
 #[test]
+fn what_mounting_lacks_is_said_with_what_to_do() {
+    let served = Served::made(&small());
+    let dir = tempfile::tempdir().unwrap();
+    let without_device = "mount -t tmpfs none /dev && : >/dev/null && exec \"$@\"";
+    let in_namespace = [
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "sh",
+        "-c",
+        without_device,
+        "sh",
+    ];
+    let not_permitted = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"];
+    for (wrapper, helper, expected) in [
+        (&in_namespace[..], None, "there is no /dev/fuse"),
+        (&not_permitted, Some("/nonexistent"), "install the package fuse3"),
+        (&not_permitted, None, "--cap-add SYS_ADMIN"),
+    ] {
+        // Should it mount, it ends nevertheless.
+        let mut command = std::process::Command::new("timeout");
+        command
+            .arg("60")
+            .args(wrapper)
+            .args([env!("CARGO_BIN_EXE_peelfs"), "mount", "--foreground", "--cache-dir"])
+            .arg(dir.path().join("cache"))
+            .arg(served.reference());
+        fs::create_dir_all(dir.path().join("mnt")).unwrap();
+        command
+            .arg(dir.path().join("mnt"))
+            .envs(helper.map(|path| ("FUSERMOUNT_PATH", path)));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(expected),
+            "{expected}: {said}"
+        );
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
 fn what_is_not_a_peelfs_mount_is_not_unmounted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();

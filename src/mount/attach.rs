@@ -44,9 +44,46 @@ pub(super) fn attach<FS: Filesystem>(fs: FS, mountpoint: &Path, options: &Option
     Session::new(fs, mountpoint, &config(options))
 }
 
+pub(super) fn open_device() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/fuse")
+}
+
+/// Why mounting failed with `cause`, and what to do. `device` is what opening /dev/fuse fails with, if it fails.
+pub(super) fn reason(cause: &io::Error, device: Option<&io::Error>) -> String {
+    const CONTAINER: &str = "a container needs --device /dev/fuse --cap-add SYS_ADMIN";
+    match device.map(|error| (error.kind(), error.raw_os_error())) {
+        Some((io::ErrorKind::NotFound, _)) => {
+            return format!("there is no /dev/fuse; try 'modprobe fuse' as root, and {CONTAINER}");
+        }
+        Some((_, Some(libc::ENODEV | libc::ENXIO))) => {
+            return format!(
+                "/dev/fuse is there, but no FUSE in the kernel; try 'modprobe fuse' as root, and {CONTAINER}"
+            );
+        }
+        Some((io::ErrorKind::PermissionDenied, _)) => {
+            return format!(
+                "/dev/fuse may not be opened; root can permit it with 'chmod 666 /dev/fuse', and {CONTAINER}"
+            );
+        }
+        Some(_) | None => {}
+    }
+    // fusermount3 ends what it says with the line.
+    let text = cause.to_string();
+    let text = text.trim_end();
+    if cause.kind() == io::ErrorKind::NotFound {
+        format!(
+            "fusermount3 is missing, and mounting without it is not permitted; install the package fuse3 (as root, {CONTAINER})"
+        )
+    } else if text.contains("not permitted") {
+        format!("{text}; {CONTAINER}")
+    } else {
+        text.to_owned()
+    }
+}
+
 /// Mounts by the system call; None if only fusermount3 may.
 fn mount(mountpoint: &Path, options: &Options) -> io::Result<Option<OwnedFd>> {
-    let device = match File::options().read(true).write(true).open("/dev/fuse") {
+    let device = match open_device() {
         Ok(device) => device,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
         Err(error) => return Err(error),
@@ -123,4 +160,36 @@ fn config(options: &Options) -> Config {
     config.n_threads = Some(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)));
     config.clone_fd = true;
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_and_what_to_do() {
+        let os = |errno: Errno| io::Error::from(errno);
+        let said = |text: &str| io::Error::other(text.to_owned());
+        let table = [
+            (os(Errno::ENOENT), Some(os(Errno::ENOENT)), "there is no /dev/fuse; try"),
+            (
+                said("fuse: device not found"),
+                Some(os(Errno::ENODEV)),
+                "no FUSE in the kernel",
+            ),
+            (os(Errno::EPERM), Some(os(Errno::EPERM)), "/dev/fuse may not be opened"),
+            (os(Errno::ENOENT), None, "fusermount3 is missing, and"),
+            (
+                said("fusermount3: mount failed: Operation not permitted\n"),
+                None,
+                "Operation not permitted; a container needs --device /dev/fuse --cap-add SYS_ADMIN",
+            ),
+        ];
+        for (cause, device, expected) in table {
+            let reason = reason(&cause, device.as_ref());
+            assert!(reason.contains(expected), "{cause}, {device:?}: {reason}");
+            assert!(!reason.contains('\n'));
+        }
+        assert_eq!(reason(&said("it is busy"), None), "it is busy");
+    }
 }

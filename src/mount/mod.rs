@@ -57,11 +57,13 @@ pub enum MountError {
     #[error("mount option 'auto_unmount' works only together with 'allow_other'; add it, or leave both out")]
     AutoUnmount,
     /// The kernel or fusermount3 refused.
-    #[error("cannot mount on {path}: {cause} (is fuse3 installed, and /dev/fuse there?)")]
+    #[error("cannot mount on {path}: {reason}")]
     Kernel {
         /// Where.
         path: PathBuf,
-        /// Why not.
+        /// What is missing, and what to do.
+        reason: String,
+        /// What failed.
         #[source]
         cause: io::Error,
     },
@@ -135,6 +137,7 @@ pub fn mount(
     let pages = fs.pages();
     let kernel = |cause| MountError::Kernel {
         path: mountpoint.clone(),
+        reason: attach::reason(&cause, attach::open_device().err().as_ref()),
         cause,
     };
     // Before the first request, which may already start a scan.
