@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | 6 | [`cli`] | arguments in, messages and exit codes out |
 //! | 5 | [`mount`] | the kernel's requests on one side, [`tree`] on the other |
+//! | 5 | [`inspect`] | files, listings, versions and comparisons without a mount |
 //! | 4 | [`tree`] | the mount's namespace: merged root, `layers/N/`, inode numbers, attributes, reading |
 //! | 3 | [`layer`] | one layer: an index that may still be growing, and any range of any of its files |
 //! | 2 | [`index`] | what is in a layer and where; built by scanning its tar, kept on disk |
@@ -39,6 +40,7 @@ pub mod cli;
 pub mod digest;
 pub mod image;
 pub mod index;
+pub mod inspect;
 pub mod layer;
 pub mod mount;
 pub mod range;

@@ -184,6 +184,16 @@ impl Blob {
         Sequential::new(Arc::clone(self), start)
     }
 
+    /// Waits until no fetch is under way, and what was fetched is in the store.
+    pub async fn rest(&self) {
+        loop {
+            let Some(ended) = lock(&self.flights).one_ends() else {
+                return;
+            };
+            let _ = ended.await;
+        }
+    }
+
     /// Drops all that is kept of the blob, in memory and on disk. What is under way is not kept either; who waits for
     /// it has it fetched again. Counts stay.
     pub fn forget(&self) {

@@ -126,6 +126,11 @@ impl Flights {
         self.flying.iter_mut().find(|flight| flight.whole)
     }
 
+    /// Tells when one that is under way has ended; none if there is none.
+    pub(super) fn one_ends(&mut self) -> Option<oneshot::Receiver<Arrival>> {
+        self.flying.first_mut().map(|flight| flight.wait(u64::MAX))
+    }
+
     /// Flights that have not ended.
     pub(super) fn len(&self) -> usize {
         self.flying.len()

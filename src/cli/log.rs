@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
+use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
 
 /// Logs of daemons that ended are kept this long.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -35,20 +36,16 @@ impl Log {
             ..Log::default()
         };
         let filter = EnvFilter::try_from_env("PEELFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        // What fuser says of requests that it does not know is no news to a user.
-        let filter = match "fuser=off".parse() {
-            Ok(directive) => filter.add_directive(directive),
-            Err(_) => filter,
-        };
-        let terminal = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
         // It fails only if there is a subscriber already.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_target(false)
-            .with_ansi(terminal)
-            .with_writer(log.clone())
-            .try_init();
+        let _ = subscriber(filter).with_writer(log.clone()).try_init();
         log
+    }
+
+    /// For a command that answers and ends: warnings for whoever sits before it, and with `quiet` only errors.
+    pub(super) fn start_briefly(quiet: bool) {
+        let level = if quiet { "error" } else { "warn" };
+        let filter = EnvFilter::try_from_env("PEELFS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+        let _ = subscriber(filter).without_time().with_writer(io::stderr).try_init();
     }
 
     /// Sends further lines to a file of this process in `dir`, and removes those of long ago.
@@ -63,6 +60,20 @@ impl Log {
         *self.file.lock() = Some((file, 0));
         Ok(())
     }
+}
+
+/// What writes the lines that `filter` lets through.
+fn subscriber(filter: EnvFilter) -> SubscriberBuilder<DefaultFields, Format, EnvFilter> {
+    // What fuser says of requests that it does not know is no news to a user.
+    let filter = match "fuser=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
+    let terminal = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(terminal)
 }
 
 /// The file that this process logs to when it is a daemon.

@@ -1,11 +1,15 @@
 //! Arguments in, messages and exit codes out; one file per subcommand.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the image could not be had from its registry, layout or archive.
+//! Exit codes: 0 done or found, 1 not found (or something on this machine failed), 2 wrong usage, 3 the image or its
+//! bytes could not be had from its registry, layout or archive, 4 they are corrupt.
 
 mod access;
+mod carve;
 mod daemon;
 mod log;
 mod mount;
+mod opening;
+mod output;
 mod progress;
 mod size;
 mod status;
@@ -16,11 +20,27 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::image::ImageError;
+use crate::inspect::InspectError;
 use crate::mount::MountError;
+use crate::tree::TreeError;
+
+/// What the exit codes mean, for `--help`.
+const EXIT_CODES: &str = "Exit codes: 0 found, 1 not found, or this machine failed, 2 wrong usage, 3 the registry did not \
+give what was asked for, 4 corrupt";
+
+/// The exit codes.
+mod code {
+    pub(super) const FOUND: u8 = 0;
+    pub(super) const NOT_FOUND: u8 = 1;
+    pub(super) const FAILED: u8 = 1;
+    pub(super) const USAGE: u8 = 2;
+    pub(super) const REGISTRY: u8 = 3;
+    pub(super) const CORRUPT: u8 = 4;
+}
 
 /// Look inside a container image without pulling it.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +55,8 @@ enum Command {
     Umount(umount::Arguments),
     /// Tell what is mounted, how far it is indexed and what it has cost
     Status(status::Arguments),
+    /// Get files out of an image
+    Carve(Box<carve::Arguments>),
 }
 
 /// What went wrong with a command: one sentence for the user, and the exit code.
@@ -45,7 +67,7 @@ enum Failure {
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error(transparent)]
-    Tree(#[from] crate::tree::TreeError),
+    Inspect(#[from] InspectError),
     #[error("{what}: {cause}")]
     Io {
         what: String,
@@ -57,6 +79,9 @@ enum Failure {
     /// It was told already, by the process that met it.
     #[error("the daemon could not be started")]
     Told(u8),
+    /// Nobody reads standard output any more, which is no failure.
+    #[error("standard output is closed")]
+    Closed,
 }
 
 impl From<ImageError> for Failure {
@@ -65,38 +90,52 @@ impl From<ImageError> for Failure {
     }
 }
 
+impl From<TreeError> for Failure {
+    fn from(error: TreeError) -> Failure {
+        Failure::Inspect(error.into())
+    }
+}
+
 impl Failure {
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Failure {
-        move |cause| Failure::Io {
-            what: what.into(),
-            cause,
-        }
+        let what = what.into();
+        move |cause| Failure::Io { what, cause }
     }
 
     fn code(&self) -> u8 {
         match self {
-            Failure::Mount(_) | Failure::Tree(_) | Failure::Io { .. } => 1,
-            Failure::Usage(_) => 2,
-            Failure::Image(_) => 3,
+            Failure::Mount(_) | Failure::Io { .. } => code::FAILED,
+            Failure::Usage(_) | Failure::Inspect(InspectError::NoLayer { .. }) => code::USAGE,
+            Failure::Inspect(error) if error.is_corrupt() => code::CORRUPT,
+            Failure::Image(error) if matches!(**error, ImageError::WrongDigest { .. }) => code::CORRUPT,
+            Failure::Inspect(error) if error.is_not_found() => code::NOT_FOUND,
+            Failure::Inspect(_) | Failure::Image(_) => code::REGISTRY,
             Failure::Told(code) => *code,
+            Failure::Closed => code::FOUND,
         }
     }
 }
 
+/// Tells the user something on standard error.
+fn say(sentence: &str) {
+    // Parts of it may be a stranger's: what a registry answered, what a file holds.
+    eprintln!("peelfs: {}", sentence.replace(char::is_control, " "));
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    let done = |()| code::FOUND;
     let result = match Arguments::parse().command {
-        Command::Mount(arguments) => mount::run(&arguments),
-        Command::Umount(arguments) => umount::run(&arguments),
-        Command::Status(arguments) => status::run(&arguments),
+        Command::Mount(arguments) => mount::run(&arguments).map(done),
+        Command::Umount(arguments) => umount::run(&arguments).map(done),
+        Command::Status(arguments) => status::run(&arguments).map(done),
+        Command::Carve(arguments) => carve::run(&arguments),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            if !matches!(failure, Failure::Told(_)) {
-                // Parts of it may be a stranger's: what a registry answered, what a file holds.
-                let sentence = failure.to_string().replace(char::is_control, " ");
-                eprintln!("peelfs: {sentence}");
+            if !matches!(failure, Failure::Told(_) | Failure::Closed) {
+                say(&failure.to_string());
             }
             ExitCode::from(failure.code())
         }

@@ -1,24 +1,17 @@
 //! `peelfs mount`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::daemon::{self, Starting};
 use super::log::{self, Log};
-use super::{Failure, access, progress, size};
-use crate::image::platform::Platform;
+use super::opening::{self, GRACE};
+use super::{Failure, progress, size};
 use crate::image::reference::Reference;
 use crate::mount::{self, MountOptions};
 use crate::tree::{self, Opened, Settings};
-
-/// Threads that block on the disk or inflate. Inflaters are limited to the number of cores besides.
-const BLOCKING_THREADS: usize = 24;
-
-/// How long the daemon lets its tasks end after the unmount.
-const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -34,26 +27,6 @@ pub(super) struct Arguments {
     /// anyhow
     #[arg(short, long = "options", value_name = "OPTION,...")]
     o: Vec<String>,
-    /// The platform wanted, if the image has several [default: the host's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
-    /// Where fetched bytes and indexes are kept [default: $XDG_CACHE_HOME/peelfs or ~/.cache/peelfs]
-    #[arg(long, value_name = "DIR", env = "PEELFS_CACHE_DIR")]
-    cache_dir: Option<PathBuf>,
-    /// The most bytes of layers kept there; the least recently used go first
-    #[arg(long, value_name = "SIZE", default_value = "10G", value_parser = size::parse, env = "PEELFS_CACHE_SIZE")]
-    cache_size: u64,
-    /// The most decompressed bytes kept in memory
-    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size::parse)]
-    memory: u64,
-    /// Make no request: use only what is in the cache
-    #[arg(long)]
-    offline: bool,
-    /// Talk to the registry without TLS, or with a certificate that cannot be verified. Loopback needs no such leave
-    #[arg(long)]
-    insecure: bool,
-    #[command(flatten)]
-    access: access::Arguments,
     /// The name of the directory that shows each layer
     #[arg(long, value_name = "NAME", default_value = "layers", conflicts_with = "no_layers")]
     layers_dir: String,
@@ -63,16 +36,8 @@ pub(super) struct Arguments {
     /// Index all layers before mounting
     #[arg(long)]
     index: bool,
-    /// When the bytes of a layer that is not completely indexed are served: as they come, or only when the whole layer
-    /// has been verified
-    #[arg(long, value_name = "WHEN", default_value = "index", value_parser = ["index", "full"])]
-    verify: String,
-    /// After how many seconds without progress a file operation fails
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=86400))]
-    timeout: u64,
-    /// Say nothing but errors
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    opening: opening::Arguments,
 }
 
 impl Arguments {
@@ -84,42 +49,14 @@ impl Arguments {
             }
             (false, name) => Some(name.as_bytes().to_vec()),
         };
-        let cache_dir = match &self.cache_dir {
-            Some(dir) => dir.clone(),
-            None => default_cache_dir(),
-        };
-        Ok(Settings {
-            cache_dir: std::path::absolute(&cache_dir).map_err(Failure::io("cannot tell where the cache is"))?,
-            cache_size: self.cache_size,
-            memory: usize::try_from(self.memory).unwrap_or(usize::MAX),
-            platform: self.platform.clone(),
-            insecure: self.insecure,
-            offline: self.offline,
-            timeout: Duration::from_secs(self.timeout),
-            access: self.access.access(password)?,
-            verify_first: self.verify == "full",
-            layers_dir,
-        })
+        self.opening.settings(password, layers_dir)
     }
-}
-
-/// Where the cache is if nobody says: as the XDG base directory specification has it.
-fn default_cache_dir() -> PathBuf {
-    let dir = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    dir("XDG_CACHE_HOME")
-        .or_else(|| dir("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(|| PathBuf::from("/var/cache"))
-        .join("peelfs")
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.foreground {
         daemon::set_allocator();
-        let password = arguments.access.password()?;
+        let password = arguments.opening.access.password()?;
         let log = Log::start(false);
         return serve(arguments, password, &log, None);
     }
@@ -128,8 +65,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let log = Log::start(true);
         return serve(arguments, password, &log, Some(Starting::new()));
     }
-    let ready = daemon::start(arguments.access.password()?.as_deref())?;
-    if !arguments.quiet {
+    let ready = daemon::start(arguments.opening.access.password()?.as_deref())?;
+    if !arguments.opening.quiet {
         eprintln!("{ready}");
     }
     Ok(())
@@ -144,13 +81,7 @@ fn serve(
 ) -> Result<(), Failure> {
     let settings = arguments.settings(password)?;
     check_cache_is_outside(&settings.cache_dir, &arguments.mountpoint)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name("peelfs")
-        .enable_all()
-        .build()
-        .map_err(Failure::io("cannot start threads"))?;
+    let runtime = opening::runtime()?;
     let result = serve_on(&runtime, arguments, &settings, log, starting);
     runtime.shutdown_timeout(GRACE);
     result
@@ -165,7 +96,7 @@ fn serve_on(
 ) -> Result<(), Failure> {
     let opened = runtime.block_on(tree::open(&arguments.image, settings))?;
     if arguments.index {
-        runtime.block_on(progress::index(&opened, arguments.quiet))?;
+        runtime.block_on(progress::index(&opened, arguments.opening.quiet))?;
     }
     let log_path = starting.as_ref().map(|_| log::path(&settings.cache_dir));
     let options = MountOptions {

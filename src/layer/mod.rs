@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::blob::{Blob, BlobError, BlobStats, Extents};
 use crate::digest::Digest;
@@ -173,6 +173,8 @@ pub struct Layer {
     workshop: Arc<Workshop>,
     state: RwLock<State>,
     desk: Mutex<question::Desk>,
+    /// Told when a scan ends or lies down.
+    rested: Notify,
     readahead: Mutex<read::Readahead>,
     long_spans: tokio::sync::Mutex<spans::Cursors>,
     /// What was last found wrong with bytes that were read after the layer had been indexed.
@@ -314,6 +316,7 @@ impl Layer {
             workshop,
             state: RwLock::new(state),
             desk: Mutex::default(),
+            rested: Notify::new(),
             readahead: Mutex::default(),
             long_spans: tokio::sync::Mutex::default(),
             damage: Mutex::default(),
@@ -366,6 +369,19 @@ impl Layer {
         .await?;
         self.index()
             .ok_or_else(|| Arc::new(LayerError::Stopped { layer: self.number }))
+    }
+
+    /// Waits until nobody works on the layer any more: no scan runs, and what was fetched is in the store. A process
+    /// that ends before loses what it has fetched.
+    pub async fn rest(&self) {
+        loop {
+            let rested = self.rested.notified();
+            if !self.is_running() {
+                break;
+            }
+            rested.await;
+        }
+        self.blob.rest().await;
     }
 
     /// How far it is, and what it cost.

@@ -156,6 +156,11 @@ impl Layer {
         }
     }
 
+    /// Whether a scan runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.desk.lock().running
+    }
+
     /// Marks a scan as running, if none is and none rests.
     pub(super) fn begin_running(&self) -> bool {
         let mut desk = self.desk.lock();
@@ -199,6 +204,7 @@ impl Layer {
         }
         desk.running = false;
         desk.scan = Some(scan);
+        self.rested.notify_waiters();
         None
     }
 
@@ -211,6 +217,8 @@ impl Layer {
         desk.running = desk.questions.iter().any(|asked| asked.want != Want::ToWatch);
         if desk.running {
             tokio::spawn(self.clone().run_scan(None));
+        } else {
+            self.rested.notify_waiters();
         }
     }
 
@@ -222,5 +230,6 @@ impl Layer {
         }
         desk.running = false;
         desk.scan = scan;
+        self.rested.notify_waiters();
     }
 }

@@ -71,7 +71,7 @@ impl Ino {
     }
 
     /// The layer that it is from, for a merged directory the topmost; none for what no layer has.
-    pub(super) fn layer(self) -> Option<usize> {
+    pub fn layer(self) -> Option<usize> {
         let number = (self.0 & !(MERGED | BARE)) >> 32;
         number.checked_sub(1).map(|layer| layer as usize)
     }

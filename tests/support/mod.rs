@@ -7,6 +7,7 @@
     reason = "each test file is a crate of its own and uses a part"
 )]
 
+pub mod cli;
 pub mod docker_registry;
 pub mod fixtures;
 pub mod image;
