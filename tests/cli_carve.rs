@@ -136,7 +136,7 @@ fn nothing_is_fetched_twice_between_carve_and_mount() {
         said.out
             == Content::Noise {
                 seed: 2,
-                size: 9_000_000
+                size: 5_000_000
             }
             .bytes()
     );

@@ -401,11 +401,7 @@ fn a_tag_within_its_time_costs_no_request_and_otherwise_one() {
 
     registry.faults().line(Line::Unplugged);
     let mount = Mount::of(&reference).cache(&cache).with(["--timeout", "2"]).start();
-    assert!(
-        mount.log().contains("is mounted as it was last seen"),
-        "{}",
-        mount.log()
-    );
+    assert!(mount.log().contains("is taken as it was last seen"), "{}", mount.log());
     assert_eq!(mount.read("a"), b"first\n");
     eventually("its daemon says so in its status", MINUTE, || {
         (mount.status().digest == layout.manifest.to_string()).then_some(())

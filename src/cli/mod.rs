@@ -6,7 +6,14 @@
 mod access;
 mod carve;
 mod daemon;
+mod diff;
+mod find;
+mod history;
+mod index;
+mod layers;
+mod listing;
 mod log;
+mod ls;
 mod mount;
 mod opening;
 mod output;
@@ -57,6 +64,18 @@ enum Command {
     Status(status::Arguments),
     /// Get files out of an image
     Carve(Box<carve::Arguments>),
+    /// List what is in a directory of an image, with the layer of each entry
+    Ls(Box<ls::Arguments>),
+    /// Find names in all layers of an image
+    Find(Box<find::Arguments>),
+    /// List the layers of an image, and what made them
+    Layers(Box<layers::Arguments>),
+    /// Tell what each layer did to a path
+    History(Box<history::Arguments>),
+    /// Compare two images, or two layers of one
+    Diff(Box<diff::Arguments>),
+    /// Index images ahead of time
+    Index(Box<index::Arguments>),
 }
 
 /// What went wrong with a command: one sentence for the user, and the exit code.
@@ -130,6 +149,12 @@ pub fn main() -> ExitCode {
         Command::Umount(arguments) => umount::run(&arguments).map(done),
         Command::Status(arguments) => status::run(&arguments).map(done),
         Command::Carve(arguments) => carve::run(&arguments),
+        Command::Ls(arguments) => ls::run(&arguments),
+        Command::Find(arguments) => find::run(&arguments),
+        Command::Layers(arguments) => layers::run(&arguments),
+        Command::History(arguments) => history::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Index(arguments) => index::run(&arguments),
     };
     match result {
         Ok(code) => ExitCode::from(code),

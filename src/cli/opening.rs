@@ -1,6 +1,7 @@
 //! Opening an image: the options that all commands which do it share, and the runtime that it needs.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -100,7 +101,7 @@ impl Arguments {
     pub(super) fn with_image(
         &self,
         image: &Reference,
-        work: impl AsyncFnOnce(&Inspector) -> Result<u8, Failure>,
+        work: impl AsyncFnOnce(&Arc<Inspector>) -> Result<u8, Failure>,
     ) -> Result<u8, Failure> {
         self.work(async |settings| {
             let opened = tree::open(image, settings).await?;

@@ -94,6 +94,11 @@ impl Output {
     /// Ends a line, and writes if there is enough.
     pub(super) async fn end_line(&mut self) -> Result<(), Failure> {
         self.buffer.push(b'\n');
+        self.flush_if_full().await
+    }
+
+    /// Writes what was added if it is much.
+    pub(super) async fn flush_if_full(&mut self) -> Result<(), Failure> {
         match self.buffer.len() >= FULL {
             true => self.flush().await,
             false => Ok(()),

@@ -127,7 +127,7 @@ impl Remote<'_> {
         if self.options.offline {
             let known = known.ok_or_else(|| ImageError::NeverSeen { image: image.clone() })?;
             tracing::warn!(
-                "{image} is mounted as it was last seen, {} ago: {}",
+                "{image} is taken as it was last seen, {} ago: {}",
                 days(age),
                 known.digest
             );
@@ -145,7 +145,7 @@ impl Remote<'_> {
                 Err(error) if error.is_transient() => {
                     let age = days(age);
                     tracing::warn!(
-                        "{error}; {image} is mounted as it was last seen, {age} ago: {}",
+                        "{error}; {image} is taken as it was last seen, {age} ago: {}",
                         known.digest
                     );
                     return Ok(known);

@@ -13,7 +13,8 @@
 //! | `view` | what is at a path |
 //! | `carve` | the bytes of a file, and what they cost |
 //! | `walk` | what is in a directory, and below it |
-//! | `versions` | what the merged view hides; what each layer did to a path |
+//! | `versions` | what the merged view hides |
+//! | `history` | what each layer did to a path |
 //! | `find` | which names match a pattern |
 //! | `diff` | in what two views differ |
 //! | `layers` | what the layers are, and what made them |
@@ -21,7 +22,12 @@
 //! [`tree`]: crate::tree
 
 mod carve;
+mod diff;
 mod entry;
+mod find;
+mod history;
+mod layers;
+mod versions;
 mod view;
 mod walk;
 
@@ -32,7 +38,12 @@ use crate::layer::{Layer, LayerError};
 use crate::tree::{Opened, Tree, TreeError, TreeOptions};
 
 pub use carve::{Content, Meter, Report};
+pub use diff::{Change, Diff, Difference};
 pub use entry::{Entry, Hidden, escaped};
+pub use find::{Matches, Pattern, PatternError};
+pub use history::{Action, Event};
+pub use layers::LayerSummary;
+pub use versions::Versions;
 pub use view::{Follow, Node, View};
 pub use walk::Walk;
 
@@ -160,17 +171,20 @@ pub struct Inspector {
     merged: Arc<Tree>,
     /// The image as each layer left it.
     stages: Vec<OnceLock<Arc<Tree>>>,
+    /// Whether each layer's paths are those in the image.
+    plain: Vec<OnceLock<bool>>,
 }
 
 impl Inspector {
     /// For an image that was opened, for a mount or for this.
-    pub fn new(opened: &Opened) -> Inspector {
+    pub fn new(opened: &Opened) -> Arc<Inspector> {
         let layers = opened.tree.layers();
-        Inspector {
+        Arc::new(Inspector {
             image: opened.image.clone(),
             merged: tree(&opened.image, layers),
             stages: layers.iter().map(|_| OnceLock::new()).collect(),
-        }
+            plain: layers.iter().map(|_| OnceLock::new()).collect(),
+        })
     }
 
     /// What was resolved.
