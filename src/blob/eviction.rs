@@ -4,7 +4,7 @@
 //! Nothing else is written down: whoever evicts lists all extents, of all processes, and needs no index of them. That
 //! costs a walk over the directories, and as it then makes room for a tenth of the limit, it is rarely done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use crate::cache_dir;
 use crate::digest::Digest;
 use crate::regular_file;
 
+use super::ExtentKind;
 use super::extent_file::ExtentName;
-use super::store::{Disk, Inner};
+use super::store::{Disk, Inner, Kept};
 
 /// What is known of the sizes of all extents together: as of the last look, and what this process changed since.
 #[derive(Debug, Default)]
@@ -76,6 +77,33 @@ pub(super) struct Scan {
     files: Vec<Found>,
 }
 
+impl Scan {
+    /// Bytes of each kind that are kept of each digest.
+    pub(super) fn kept(&self) -> BTreeMap<Digest, Kept> {
+        let mut all: BTreeMap<Digest, Kept> = BTreeMap::new();
+        for file in &self.files {
+            let Some((digest, _)) = self.dirs.get(file.dir) else {
+                continue;
+            };
+            let kept = all.entry(*digest).or_default();
+            match file.name.kind {
+                ExtentKind::Compressed => kept.compressed += file.name.len,
+                ExtentKind::Decoded => kept.decoded += file.name.len,
+            }
+            kept.used = kept.used.max(Some(file.used));
+        }
+        all
+    }
+
+    /// The digest, the directory and the name of each extent.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Digest, &Path, ExtentName)> {
+        self.files.iter().filter_map(|file| {
+            let (digest, dir) = self.dirs.get(file.dir)?;
+            Some((digest, dir.as_path(), file.name))
+        })
+    }
+}
+
 struct Found {
     used: SystemTime,
     /// Which of `dirs` it is in.
@@ -110,40 +138,56 @@ pub(super) fn make_room(store: &Inner, disk: &Disk, len: u64) -> bool {
     }
 }
 
+/// Makes the store no larger than `most` bytes, and tells how many bytes that freed. Blocks the thread.
+pub(super) fn prune(store: &Inner, disk: &Disk, most: u64) -> u64 {
+    let mark = disk.usage.mark();
+    let scan = scan(&disk.extents);
+    let before = scan.bytes;
+    let total = remove_oldest(store, scan, most);
+    disk.usage.scanned(total, mark);
+    before - total
+}
+
 fn evict(store: &Inner, disk: &Disk, len: u64) {
     let mark = disk.usage.mark();
-    let mut scan = scan(&disk.extents);
+    let scan = scan(&disk.extents);
     let mut total = scan.bytes;
     if total.saturating_add(len) > disk.limit {
-        let enough = (disk.limit / 10 * 9).saturating_sub(len);
-        scan.files.sort_unstable_by_key(|file| (file.used, file.dir, file.name));
-        let mut emptied = BTreeSet::new();
-        for file in &scan.files {
-            if total <= enough {
-                break;
-            }
-            let Some((digest, dir)) = scan.dirs.get(file.dir) else {
-                continue;
-            };
-            let extents = store.known(file.name.kind, digest);
-            if extents.as_ref().is_some_and(|extents| extents.is_pinned(&file.name)) {
-                continue;
-            }
-            if fs::remove_file(dir.join(file.name.to_string())).is_ok() {
-                total -= file.bytes;
-                emptied.insert(file.dir);
-            }
-            if let Some(extents) = extents {
-                extents.lost(&file.name);
-            }
-        }
-        for (_, dir) in emptied.iter().filter_map(|dir| scan.dirs.get(*dir)) {
-            // Fails unless it is empty, as it should.
-            let _ = fs::remove_dir(dir);
-        }
-        tracing::debug!("evicted {} bytes from the store", scan.bytes - total);
+        total = remove_oldest(store, scan, (disk.limit / 10 * 9).saturating_sub(len));
     }
     disk.usage.scanned(total, mark);
+}
+
+/// Removes the least recently used of what was found, until `enough` bytes are left or all is in use; gives how many are.
+fn remove_oldest(store: &Inner, mut scan: Scan, enough: u64) -> u64 {
+    let mut total = scan.bytes;
+    scan.files.sort_unstable_by_key(|file| (file.used, file.dir, file.name));
+    let mut emptied = BTreeSet::new();
+    for file in &scan.files {
+        if total <= enough {
+            break;
+        }
+        let Some((digest, dir)) = scan.dirs.get(file.dir) else {
+            continue;
+        };
+        let extents = store.known(file.name.kind, digest);
+        if extents.as_ref().is_some_and(|extents| extents.is_pinned(&file.name)) {
+            continue;
+        }
+        if fs::remove_file(dir.join(file.name.to_string())).is_ok() {
+            total -= file.bytes;
+            emptied.insert(file.dir);
+        }
+        if let Some(extents) = extents {
+            extents.lost(&file.name);
+        }
+    }
+    for (_, dir) in emptied.iter().filter_map(|dir| scan.dirs.get(*dir)) {
+        // Fails unless it is empty, as it should.
+        let _ = fs::remove_dir(dir);
+    }
+    tracing::debug!("evicted {} bytes from the store", scan.bytes - total);
+    total
 }
 
 /// Lists all extents under `root`, and removes temporary files that were left behind.

@@ -23,11 +23,13 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::range::ByteRange;
+use crate::regular_file;
 
 use super::ExtentKind;
 
@@ -246,6 +248,17 @@ pub(super) fn read_part(
     header.check(first as usize, &bytes)?;
     let within = (from - aligned.start()) as usize..(to - aligned.start()) as usize;
     Ok(Bytes::from(bytes).slice(within))
+}
+
+/// Whether the file at `path` is the extent that its name says, whole and undamaged; none if it cannot be read.
+pub(super) fn is_sound(path: &Path, name: ExtentName, digest: &Digest) -> Option<bool> {
+    let file = regular_file::open_to_read(path).ok()?;
+    let len = file.metadata().ok()?.len();
+    match read_part(&file, len, name, digest, name.range()) {
+        Ok(_) => Some(true),
+        Err(ReadError::Damaged(_)) => Some(false),
+        Err(ReadError::Io(_)) => None,
+    }
 }
 
 /// The name of an extent's file: `<c|d>-<start>-<length>`, both in hex.

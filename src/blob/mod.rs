@@ -46,7 +46,7 @@ pub use error::{BlobError, Cause};
 pub use extents::{ExtentKind, Extents, Pin};
 pub use sequential::Sequential;
 pub use stats::{BlobStats, LastError};
-pub use store::Store;
+pub use store::{Kept, Store};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

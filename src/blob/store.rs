@@ -1,6 +1,6 @@
 //! The store: a directory of extents, shared by processes and bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,11 +9,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use crate::cache_dir;
 use crate::digest::Digest;
 
 use super::eviction::{self, Usage};
+use super::extent_file;
 use super::extents::{ExtentKind, Extents, WeakExtents};
 use super::lock;
 use super::memory::Memory;
@@ -26,6 +28,17 @@ use super::slots::Slots;
 /// the same store.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
+
+/// What a store has of one digest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Bytes of the blob.
+    pub compressed: u64,
+    /// Bytes decoded from it.
+    pub decoded: u64,
+    /// When one of them was last used, to the minute.
+    pub used: Option<SystemTime>,
+}
 
 impl Store {
     /// The store in `dir`, which is created if need be, of at most `limit` bytes. With a limit of 0, or if the
@@ -89,6 +102,40 @@ impl Store {
         }
         disk.usage.scanned(0, disk.usage.mark());
         Ok(freed)
+    }
+
+    /// What is kept on disk, by digest. Blocks the thread, as do those that follow.
+    pub fn kept(&self) -> BTreeMap<Digest, Kept> {
+        self.0
+            .disk()
+            .map_or_else(BTreeMap::new, |disk| eviction::scan(&disk.extents).kept())
+    }
+
+    /// Removes the least recently used, until at most `most` bytes are left; gives how many bytes that freed.
+    pub fn prune(&self, most: u64) -> u64 {
+        self.0.disk().map_or(0, |disk| eviction::prune(&self.0, disk, most))
+    }
+
+    /// Reads all extents and removes those that are damaged. Gives how many were read, and the files removed.
+    pub fn verify(&self) -> (u64, Vec<PathBuf>) {
+        let Some(disk) = self.0.disk() else {
+            return (0, Vec::new());
+        };
+        let (mut read, mut removed) = (0, Vec::new());
+        for (digest, dir, name) in eviction::scan(&disk.extents).files() {
+            let path = dir.join(name.to_string());
+            match extent_file::is_sound(&path, name, digest) {
+                // Another process may have evicted it meanwhile.
+                None => continue,
+                Some(true) => read += 1,
+                Some(false) => {
+                    read += 1;
+                    let _ = fs::remove_file(&path);
+                    removed.push(path);
+                }
+            }
+        }
+        (read, removed)
     }
 
     /// Bytes of all extents on disk, of all processes, as far as is known without looking.

@@ -81,14 +81,18 @@ pub(super) fn path(cache_dir: &Path) -> PathBuf {
     cache_dir.join("log").join(format!("{}.log", std::process::id()))
 }
 
+/// Whether the process whose log it is may still write to it.
+pub(super) fn is_in_use(log: &Path) -> bool {
+    let process = log.file_stem().map(|pid| Path::new("/proc").join(pid));
+    process.is_some_and(|process| process.exists())
+}
+
 fn remove_old(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-        let pid = entry.path().file_stem().map(|pid| Path::new("/proc").join(pid));
-        let alive = pid.is_some_and(|process| process.exists());
-        if !alive && age.is_ok_and(|age| age > KEPT) {
+        if !is_in_use(&entry.path()) && age.is_ok_and(|age| age > KEPT) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

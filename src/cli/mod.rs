@@ -4,7 +4,9 @@
 //! bytes could not be had from its registry, layout or archive, 4 they are corrupt.
 
 mod access;
+mod cache;
 mod carve;
+mod completions;
 mod daemon;
 mod diff;
 mod find;
@@ -76,6 +78,12 @@ enum Command {
     Diff(Box<diff::Arguments>),
     /// Index images ahead of time
     Index(Box<index::Arguments>),
+    /// Look after the cache
+    Cache(cache::Arguments),
+    /// Write completions for a shell to standard output
+    Completions(completions::Arguments),
+    /// Write the man page, or that of a command, to standard output
+    Man(completions::ManArguments),
 }
 
 /// What went wrong with a command: one sentence for the user, and the exit code.
@@ -155,6 +163,9 @@ pub fn main() -> ExitCode {
         Command::History(arguments) => history::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Index(arguments) => index::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => completions::man(&arguments),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -80,12 +80,9 @@ impl Documents {
     /// The digest that `reference` last stood for on `platform`, and when the registry said so.
     pub fn last_digest(&self, reference: &str, platform: &Platform) -> Option<(Digest, SystemTime)> {
         let path = self.tag_path(reference, platform)?;
-        let text = String::from_utf8(read(&path, 4096)?).ok()?;
-        let at = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
-        let mut lines = text.lines();
-        let digest = lines.next()?.parse().ok()?;
+        let tag = Tag::read(&path)?;
         // The name of the file is only a hash of these.
-        (lines.next()? == reference && lines.next()? == platform.to_string()).then_some((digest, at))
+        (tag.reference == reference && tag.platform == platform.to_string()).then_some((tag.digest, tag.seen))
     }
 
     /// Remembers what `reference` stands for on `platform`. Called when all its documents are kept.
@@ -93,6 +90,38 @@ impl Documents {
         if let Some(path) = self.tag_path(reference, platform) {
             self.write(&path, format!("{digest}\n{reference}\n{platform}\n").as_bytes());
         }
+    }
+
+    /// The references that were seen, each with its platform, digest and when the registry said so; by name.
+    pub fn tags(&self) -> Vec<Tag> {
+        let mut tags: Vec<Tag> = self.files("tags").iter().filter_map(|path| Tag::read(path)).collect();
+        tags.sort_unstable_by(|a, b| (&a.reference, &a.platform).cmp(&(&b.reference, &b.platform)));
+        tags
+    }
+
+    /// Reads all documents and removes those that are damaged. Gives how many were read, and the files removed.
+    pub fn verify(&self) -> (u64, Vec<PathBuf>) {
+        let (mut count, mut removed) = (0, Vec::new());
+        for algorithm in ["sha256", "sha512"] {
+            for path in self.files(algorithm) {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else {
+                    continue;
+                };
+                count += 1;
+                if !read(&path, MAX_DOCUMENT).is_some_and(|bytes| digest.matches(&bytes)) {
+                    let _ = fs::remove_file(&path);
+                    removed.push(path);
+                }
+            }
+        }
+        (count, removed)
+    }
+
+    fn files(&self, part: &str) -> Vec<PathBuf> {
+        let entries = self.dir.as_ref().and_then(|dir| fs::read_dir(dir.join(part)).ok());
+        let entries = entries.into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
     }
 
     fn path(&self, digest: &Digest) -> Option<PathBuf> {
@@ -118,6 +147,34 @@ impl Documents {
         {
             tracing::warn!("manifests cannot be kept in {}: {error}", dir.display());
         }
+    }
+}
+
+/// What a reference stood for when it was last looked up.
+#[derive(Debug, Clone)]
+pub struct Tag {
+    /// The reference in full.
+    pub reference: String,
+    /// The platform that was looked for.
+    pub platform: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// When the registry said so.
+    pub seen: SystemTime,
+}
+
+impl Tag {
+    fn read(path: &Path) -> Option<Tag> {
+        let text = String::from_utf8(read(path, 4096)?).ok()?;
+        let seen = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+        let mut lines = text.lines();
+        let digest = lines.next()?.parse().ok()?;
+        Some(Tag {
+            reference: lines.next()?.to_owned(),
+            platform: lines.next()?.to_owned(),
+            digest,
+            seen,
+        })
     }
 }
 

@@ -30,7 +30,7 @@ mod remote;
 pub mod source;
 mod walk;
 
-pub use documents::Documents;
+pub use documents::{Documents, Tag};
 pub use error::ImageError;
 #[cfg(fuzzing)]
 pub use manifest::fuzz as fuzz_documents;

@@ -79,7 +79,10 @@ pub(super) async fn changes(a: Side<'_>, b: Side<'_>) -> Result<Vec<Change>, Ins
     Ok(changes)
 }
 
-fn xattrs((view, node): Side<'_>) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, InspectError> {
+/// Names and values of extended attributes.
+type Xattrs = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+fn xattrs((view, node): Side<'_>) -> Result<Xattrs, InspectError> {
     let (tree, ino) = (view.tree(), node.attr.ino);
     let names = tree.xattr_names(ino)?.into_iter();
     let pairs = names.map(|name| tree.xattr(ino, &name).map(|value| (name, value)));
