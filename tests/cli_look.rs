@@ -369,3 +369,23 @@ fn two_images_are_compared_and_only_what_must_be_is_read() {
     let same = asked.ask("diff IMAGE IMAGE");
     assert_eq!((same.code, same.text()), (0, ""));
 }
+
+#[test]
+fn a_terminal_gets_colours_and_nothing_that_moves_its_cursor() {
+    let asked = Asked::of(history());
+    let on_terminal = |environment: &str| {
+        let (program, cache) = (env!("CARGO_BIN_EXE_peelfs"), asked.cache());
+        let command = format!(
+            "env -u NO_COLOR {environment} PEELFS_CACHE_DIR={} {program} ls -q {} etc",
+            cache.display(),
+            asked.served.reference()
+        );
+        let said = run("script", &["-qec", &command, "/dev/null"]);
+        String::from_utf8(said).expect("nothing but text")
+    };
+    let text = on_terminal("TERM=xterm");
+    assert!(text.contains("caf\\xe9 [L3]"), "{text}");
+    assert!(text.contains("\x1b[36mloop\x1b[0m -> loop"), "{text}");
+    let text = on_terminal("NO_COLOR=1");
+    assert!(text.contains("loop -> loop") && !text.contains("\x1b[36m"), "{text}");
+}

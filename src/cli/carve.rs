@@ -152,10 +152,13 @@ impl Arguments {
         let found = inspector.find(self.layer, path, Follow::Last);
         let (view, node) = progress::during(layers, quiet, found).await?;
         let node = Arc::new(node);
-        let from = node.layer();
         let quiet = quiet || matches!(sink, Sink::Stdout(output) if output.is_terminal());
-        let size = progress::during(layers, quiet, self.put(&view, &node, path, sink)).await?;
-        Ok((from, size))
+        let put = async {
+            let node = view.settled(node).await?;
+            let size = self.put(&view, &node, path, sink).await?;
+            Ok((node.layer(), size))
+        };
+        progress::during(layers, quiet, put).await
     }
 
     /// Puts a file, or a whole directory, where it belongs; gives how many bytes of content that was.

@@ -36,6 +36,8 @@ pub struct Node {
     /// What it is.
     pub attr: Attr,
     tree: Arc<Tree>,
+    /// The one that holds the merged directory, if it is not this one.
+    holder: Option<Arc<Node>>,
 }
 
 impl Node {
@@ -45,6 +47,7 @@ impl Node {
             path,
             attr,
             tree: tree.clone(),
+            holder: None,
         }
     }
 
@@ -66,7 +69,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.tree.release(self.attr.ino, 1);
+        if self.holder.is_none() {
+            self.tree.release(self.attr.ino, 1);
+        }
     }
 }
 
@@ -173,6 +178,24 @@ impl View {
             }),
             listing => Ok(listing?),
         }
+    }
+
+    /// `node`, of a directory with the attributes that it has when all is known that can change them.
+    ///
+    /// # Errors
+    /// [`InspectError::Tree`].
+    pub async fn settled(&self, node: Arc<Node>) -> Result<Arc<Node>, InspectError> {
+        if !node.is_directory() || node.attr.settled {
+            return Ok(node);
+        }
+        // Whoever can list it has seen all layers that may declare it.
+        self.list(&node).await?;
+        Ok(Arc::new(Node {
+            path: node.path.clone(),
+            attr: self.tree.getattr(node.attr.ino)?,
+            tree: self.tree.clone(),
+            holder: Some(node),
+        }))
     }
 
     /// What the name number `i` of `listing`, the listing of `parent`, is; none for `.` and `..`, and what has gone.

@@ -51,6 +51,7 @@ impl Walk {
             frame.next += 1;
             let child = self.view.child(&frame.node, &frame.listing, frame.next - 1).await?;
             if let Some(child) = child.map(Arc::new) {
+                let child = self.view.settled(child).await?;
                 self.entered = (self.recursive && child.is_directory()).then(|| child.clone());
                 return Ok(Some(child));
             }
