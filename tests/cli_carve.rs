@@ -38,7 +38,12 @@ fn what_is_not_there_is_told_with_the_layers_that_have_it() {
     let said = asked.ask("carve IMAGE etc/nothing --layer 2");
     assert_eq!(said.err, "peelfs: /etc/nothing is not in layer 2; it is in no layer\n");
     let said = asked.ask("carve IMAGE etc/old");
-    assert_eq!((said.code, &*said.err), (1, "peelfs: /etc/old is not in the image\n"));
+    let hidden = "peelfs: /etc/old is not in the image, as upper layers hide it; it is in layer 0\n";
+    assert_eq!((said.code, &*said.err), (1, hidden));
+    assert_eq!(
+        asked.ask("carve IMAGE etc/no").err,
+        "peelfs: /etc/no is not in the image\n"
+    );
     // What is there of several is had all the same.
     let said = asked.ask("carve IMAGE etc/old etc/mode");
     assert_eq!((said.code, said.text()), (1, "mode\n"));

@@ -86,30 +86,40 @@ impl Content {
 }
 
 impl Inspector {
-    /// What is at `path`, symlinks followed, in the merged view or in one layer, with the view that it was found in.
+    /// What is at `path` in the merged view or in one layer, with the view that it was found in.
     ///
     /// # Errors
-    /// As [`View::resolve`]; [`InspectError::NoLayer`]; [`InspectError::NotInLayer`] with the layers that have it, for
-    /// which all of them may have to be searched.
+    /// As [`View::resolve`]; [`InspectError::NoLayer`]. With the layers that have it: [`InspectError::NotInLayer`], for
+    /// which all of them may have to be searched, and [`InspectError::Hidden`], for which none is that is not known.
     pub async fn find(&self, layer: Option<usize>, path: &[u8], follow: Follow) -> Result<(View, Node), InspectError> {
         let view = self.view(layer)?;
-        match (view.resolve(path, follow).await, layer) {
-            (Ok(node), _) => Ok((view, node)),
-            (Err(InspectError::NotFound { .. } | InspectError::NotADirectory { .. }), Some(layer)) => {
-                Err(InspectError::NotInLayer {
-                    path: path.strip_prefix(b"/").unwrap_or(path).to_vec(),
-                    layer,
-                    others: self.layers_with(path, follow, layer).await,
-                })
+        let error = match view.resolve(path, follow).await {
+            Ok(node) => return Ok((view, node)),
+            Err(error @ (InspectError::NotFound { .. } | InspectError::NotADirectory { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        let numbers = (0..self.layers().len()).filter(|number| Some(*number) != layer);
+        let wanted = path.strip_prefix(b"/").unwrap_or(path).to_vec();
+        match layer {
+            Some(layer) => Err(InspectError::NotInLayer {
+                path: wanted,
+                layer,
+                others: self.layers_with(path, follow, numbers).await,
+            }),
+            None => {
+                let known = |number: &usize| self.layers().get(*number).is_some_and(|layer| layer.index().is_some());
+                let layers = self.layers_with(path, follow, numbers.filter(known)).await;
+                match layers.is_empty() {
+                    true => Err(error),
+                    false => Err(InspectError::Hidden { path: wanted, layers }),
+                }
             }
-            (Err(error), _) => Err(error),
         }
     }
 
-    /// The layers other than `but` that have something at `path`.
-    async fn layers_with(&self, path: &[u8], follow: Follow, but: usize) -> Vec<usize> {
-        let others = (0..self.layers().len()).filter(|number| *number != but);
-        let asked = others.map(|number| async move {
+    /// Those of the layers `numbers` that have something at `path`.
+    async fn layers_with(&self, path: &[u8], follow: Follow, numbers: impl Iterator<Item = usize>) -> Vec<usize> {
+        let asked = numbers.map(|number| async move {
             match self.view(Some(number)).ok()?.resolve(path, follow).await {
                 Ok(_) => Some(number),
                 Err(error) if error.is_not_found() => None,

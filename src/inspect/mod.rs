@@ -67,6 +67,14 @@ pub enum InspectError {
         /// The path asked for.
         path: Vec<u8>,
     },
+    /// Nothing is there any more.
+    #[error("{} is not in the image, as upper layers hide it; {}", shown(.path), elsewhere(.layers))]
+    Hidden {
+        /// The path asked for.
+        path: Vec<u8>,
+        /// The layers that have it.
+        layers: Vec<usize>,
+    },
     /// The layer has nothing there.
     #[error("{} is not in layer {layer}; {}", shown(.path), elsewhere(.others))]
     NotInLayer {
@@ -137,6 +145,7 @@ impl InspectError {
         matches!(
             self,
             InspectError::NotFound { .. }
+                | InspectError::Hidden { .. }
                 | InspectError::NotInLayer { .. }
                 | InspectError::NotADirectory { .. }
                 | InspectError::NoContent { .. }
