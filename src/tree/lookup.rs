@@ -144,15 +144,13 @@ impl Tree {
                 (None, Some(Found::Leaf(layer, entry))) => self.symlink_target(*layer, *entry)?,
                 _ => None,
             };
-            if let Some(target) = target {
-                if hops < MOST_SYMLINKS {
-                    hops += 1;
-                    if target.starts_with(b"/") {
-                        way.clear();
-                    }
-                    todo.extend(split(&target).into_iter().rev());
-                    continue;
+            if let Some(target) = target.filter(|_| hops < MOST_SYMLINKS) {
+                hops += 1;
+                if target.starts_with(b"/") {
+                    way.clear();
                 }
+                todo.extend(split(&target).into_iter().rev());
+                continue;
             }
             let found = match (own, lower) {
                 (None, lower) => lower,
