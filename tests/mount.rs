@@ -361,6 +361,36 @@ fn a_stale_mountpoint_gets_a_sentence_and_can_be_unmounted() {
 }
 
 #[test]
+fn a_mount_whose_daemon_does_not_answer_ends_by_force() {
+    let served = Served::made(&small());
+    let mut mount = Mount::of(served.reference()).start();
+    // Whoever inherits an open file closes it and so asks the daemon, unless that has said before that it need not know.
+    mount.read("layers/0/etc/motd");
+    let opened = File::open(mount.root().join("etc/passwd")).expect("a file");
+    mount.signal(Signal::SIGSTOP);
+    mount.unmount_by_force();
+    // It is in use, and nobody has to let go of it first.
+    assert_eq!(
+        io::read_to_string(opened).unwrap_err().raw_os_error(),
+        Some(nix::libc::ENOTCONN)
+    );
+    mount.signal(Signal::SIGCONT);
+    mount.ended();
+}
+
+#[test]
+fn a_mount_has_a_status_by_a_symlink_as_well() {
+    let served = Served::made(&small());
+    let mount = Mount::of(served.reference()).start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let link = dir.path().join("link");
+    symlink(mount.root(), &link).expect("a symlink");
+    let output = peelfs().arg("status").arg(&link).output().expect("peelfs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    mount.unmount();
+}
+
+#[test]
 fn what_cannot_be_mounted_is_said_in_a_sentence() {
     let served = Served::made(&small().indexed());
     let dir = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ mod status;
 mod unanswered;
 
 use fuser::{BackgroundSession, SessionACL};
+use nix::mount::MntFlags;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -110,7 +111,7 @@ impl Place {
         if self.device.is_some() && there != self.device {
             return Ok(());
         }
-        unmount(&self.mountpoint, false).or_else(|_| unmount(&self.mountpoint, true))
+        unmount(&self.mountpoint, Unmount::Unused).or_else(|_| unmount(&self.mountpoint, Unmount::Lazily))
     }
 }
 
@@ -261,27 +262,42 @@ fn raise_readahead(mountpoint: &Path) {
     let _ = fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), "1024");
 }
 
-/// Unmounts `path`; also what is left of a daemon that died. With `lazy` it vanishes at once, and ends when nobody
-/// uses it any more.
+/// How to unmount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmount {
+    /// Only if nobody uses it.
+    Unused,
+    /// It vanishes at once, and ends when nobody uses it any more.
+    Lazily,
+    /// It vanishes and ends at once, even if its daemon does not answer: whoever uses it gets errors.
+    ByForce,
+}
+
+/// Unmounts the image at `path`, whether or not its daemon lives.
 ///
 /// # Errors
 /// [`MountError::Unmount`], in words.
-pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
+pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountError> {
     let failed = |reason: String| MountError::Unmount {
         path: path.to_owned(),
         reason,
     };
-    let mounts = mounts().map_err(|error| failed(error.to_string()))?;
+    let mounts = mounted().map_err(|error| failed(error.to_string()))?;
     let target = absolute(path);
-    if !mounts.contains(&target) {
+    let Some(mounted) = mounts.into_iter().find(|mounted| mounted.mountpoint == target) else {
         return Err(failed("no peelfs image is mounted there".into()));
-    }
-    let path = target.as_path();
-    let flags = if lazy {
-        nix::mount::MntFlags::MNT_DETACH
-    } else {
-        nix::mount::MntFlags::empty()
     };
+    let path = target.as_path();
+    let flags = match how {
+        Unmount::Unused => MntFlags::empty(),
+        Unmount::Lazily => MntFlags::MNT_DETACH,
+        Unmount::ByForce => {
+            // Its owner may end a connection here. Root can do without: MNT_FORCE ends it as well.
+            let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", mounted.connection), "1");
+            MntFlags::MNT_FORCE | MntFlags::MNT_DETACH
+        }
+    };
+    let lazy = how != Unmount::Unused;
     match nix::mount::umount2(path, flags) {
         Ok(()) => return Ok(()),
         Err(nix::errno::Errno::EPERM) => {}
@@ -323,20 +339,34 @@ fn absolute(path: &Path) -> PathBuf {
 /// # Errors
 /// If the kernel's list cannot be read.
 pub fn mounts() -> io::Result<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table
-        .split(|byte| *byte == b'\n')
-        .filter_map(peelfs_mountpoint)
-        .collect())
+    let mountpoints = mounted()?.into_iter().map(|mounted| mounted.mountpoint);
+    Ok(mountpoints.collect())
 }
 
-/// The mount point in a line of mountinfo, if the line is about a peelfs mount.
-fn peelfs_mountpoint(line: &[u8]) -> Option<PathBuf> {
+/// A line of the kernel's list of mounts.
+#[derive(Debug, PartialEq)]
+struct Mounted {
+    mountpoint: PathBuf,
+    /// The number of its FUSE connection: its device's minor one.
+    connection: u32,
+}
+
+fn mounted() -> io::Result<Vec<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(mounted_peelfs).collect())
+}
+
+/// What a line of mountinfo says, if it is about a peelfs mount.
+fn mounted_peelfs(line: &[u8]) -> Option<Mounted> {
     use std::os::unix::ffi::OsStringExt;
     let mut fields = line.split(|byte| *byte == b' ');
-    let mountpoint = fields.nth(4)?;
+    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let mountpoint = fields.nth(1)?;
     fields.find(|field| *field == b"-")?;
-    (fields.next()? == FS_TYPE.as_bytes()).then(|| std::ffi::OsString::from_vec(unescape(mountpoint)).into())
+    (fields.next()? == FS_TYPE.as_bytes()).then_some(Mounted {
+        mountpoint: std::ffi::OsString::from_vec(unescape(mountpoint)).into(),
+        connection: device.split_once(':')?.1.parse().ok()?,
+    })
 }
 
 /// Undoes the octal escapes of `/proc/self/mountinfo`.
@@ -390,8 +420,12 @@ mod tests {
     #[test]
     fn mountinfo_lines_are_understood() {
         let line = b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.peelfs debian:12 rw";
-        assert_eq!(peelfs_mountpoint(line), Some(PathBuf::from("/mnt/a b")));
-        assert_eq!(peelfs_mountpoint(b"36 35 98:0 / /mnt rw - ext4 /dev/sda rw"), None);
-        assert_eq!(peelfs_mountpoint(b""), None);
+        let expected = Mounted {
+            mountpoint: PathBuf::from("/mnt/a b"),
+            connection: 47,
+        };
+        assert_eq!(mounted_peelfs(line), Some(expected));
+        assert_eq!(mounted_peelfs(b"36 35 98:0 / /mnt rw - ext4 /dev/sda rw"), None);
+        assert_eq!(mounted_peelfs(b""), None);
     }
 }

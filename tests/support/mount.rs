@@ -276,12 +276,23 @@ impl Mount {
 }
 
 impl Mount {
-    /// As [`Mount::crash`], with the kernel told at once that nobody will answer: a thread that is putting bytes into the
-    /// page cache may wait there, deaf to SIGKILL, for a read that only the killed daemon could answer.
+    /// As [`Mount::crash`], with the mount ended by `peelfs umount --force`: a thread that is putting bytes into the page
+    /// cache may wait there, deaf to SIGKILL, for a read that only the killed daemon could answer.
+    #[track_caller]
     pub fn crash_by_force(mut self) {
         self.signal(Signal::SIGKILL);
-        unmount_by_force(&self.mountpoint);
+        self.unmount_by_force();
         self.ended();
+    }
+
+    /// `peelfs umount --force`.
+    #[track_caller]
+    pub fn unmount_by_force(&self) {
+        let mut umount = peelfs();
+        let output = umount.args(["umount", "--force"]).arg(&self.mountpoint).output();
+        let output = output.expect("peelfs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!is_mounted(&self.mountpoint));
     }
 }
 
