@@ -274,7 +274,7 @@ fn made_anew_of_another_version(dir: &str, version_at: usize, said: &str) {
 fn what_killed_writers_left_is_removed_when_it_is_old() {
     let served = served();
     let cache = tempfile::tempdir().unwrap();
-    on(&served, cache.path()).with(["--index"]).start().unmount();
+    on(&served, cache.path()).start().unmount();
     let hour = std::time::Duration::from_secs(3600);
     let left: Vec<PathBuf> = ["index", "documents/sha256", "documents/tags"]
         .iter()
