@@ -97,7 +97,8 @@ impl Inspector {
                 (Some(then), Some(now)) if self.is_same(&then.1, &now.1, layer, &path) => Vec::new(),
                 (Some(then), Some(now)) => actions((&then.0, &then.1), (&now.0, &now.1)).await?,
             };
-            let opaque = self.has_opaque(layer, &path);
+            // Where there is no directory in the end, the mark had no effect.
+            let opaque = now.as_ref().is_some_and(|(_, node)| node.is_directory()) && self.has_opaque(layer, &path);
             actions.extend(opaque.then_some(Action::MadeOpaque));
             if !actions.is_empty() {
                 events.push(self.event(layer, actions, &now, digests).await?);

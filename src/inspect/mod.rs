@@ -27,6 +27,8 @@ mod entry;
 mod find;
 mod history;
 mod layers;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod view;
 mod walk;
