@@ -7,7 +7,10 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use support::cli::{Asked, has_file_ending, history};
 use support::fixtures::Served;
@@ -436,4 +439,32 @@ fn everything_of_a_debian_is_what_the_mount_shows() {
     assert!(mounted.len() > 10_000);
     assert_eq!(counted(carved), counted(mounted));
     assert_eq!(asked.cost().1, bytes, "nothing is fetched twice");
+}
+
+#[test]
+fn who_is_interrupted_leaves_nothing_half() {
+    let asked = Asked::of(history());
+    asked.ask("index -q IMAGE").ok();
+    fs::remove_dir_all(asked.cache().join("store")).unwrap();
+    asked.served.registry.faults().line(Line::Stalled);
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = peelfs();
+    command
+        .args([
+            "carve",
+            "--tag-ttl",
+            "10000",
+            &asked.served.reference(),
+            "bin/tool",
+            "-o",
+        ])
+        .arg(dir.path().join("out"))
+        .env("PEELFS_CACHE_DIR", asked.cache());
+    let mut child = command.spawn().unwrap();
+    let begun = || has_file_ending(dir.path(), ".tmp").then_some(());
+    eventually("it waits for the file's bytes", Duration::from_secs(60), begun);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let status = eventually("it ends", Duration::from_secs(60), || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::log::Log;
-use super::{Failure, access, size};
+use super::{Failure, access, daemon, size};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::inspect::Inspector;
@@ -114,6 +114,7 @@ impl Arguments {
 
     /// Does `work` until it is done, or somebody ends the process.
     pub(super) fn work(&self, work: impl AsyncFnOnce(&Settings) -> Result<u8, Failure>) -> Result<u8, Failure> {
+        daemon::set_allocator();
         let password = self.access.password()?;
         Log::start_briefly(self.quiet);
         let settings = self.settings(password, None)?;

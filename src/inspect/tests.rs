@@ -211,3 +211,27 @@ async fn a_whiteout_below_a_symlink_is_seen() {
     );
     assert!(versions.next().await.unwrap().is_none());
 }
+
+/// A server answers from tasks that move between threads.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_can_be_asked_by_any_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let inspector = inspector(&["d a\nf a/b 10".to_owned(), "f a/b 20".to_owned()], dir.path());
+    let task = tokio::spawn(async move {
+        let (view, node) = inspector.find(Some(0), b"a/b", Follow::Last).await?;
+        let mut content = Content::of(&view, Arc::new(node), 2..5)?;
+        let bytes = content.next().await?.unwrap_or_default();
+        let mut matches = Matches::of(&inspector, "b".parse().unwrap()).await?;
+        let mut layers = Vec::new();
+        while let Some(entry) = matches.next().await? {
+            layers.push(entry.layer);
+        }
+        let history = inspector.history(b"/a/b", true).await?;
+        let mut diff = Diff::of(inspector.stage(0)?, inspector.view(None)?, b"/").await?;
+        let changed = diff.next().await?.map(|difference| difference.path);
+        inspector.rest().await;
+        Ok::<_, InspectError>((bytes.len(), layers, history.len(), changed))
+    });
+    let answers = task.await.unwrap().unwrap();
+    assert_eq!(answers, (3, vec![Some(1), Some(0)], 2, Some(b"a/b".to_vec())));
+}
