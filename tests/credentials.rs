@@ -103,9 +103,10 @@ fn no_authorization_goes_to_a_host_that_it_is_not_for() {
     }
 }
 
-#[test]
-fn a_token_that_ends_while_eight_read_is_renewed_once_and_nothing_comes_twice() {
-    let large = Content::noise(1, 60_000_000);
+/// Reads a file of `size` bytes by `readers` at once, with a token that ends when a quarter is out.
+#[track_caller]
+fn a_token_ends_while(readers: usize, size: u64) {
+    let large = Content::noise(1, size);
     let served = Served::made(&ImageBuilder::of([
         Layer::of([Entry::file("large", large.clone())]).compressed(Compression::None)
     ]));
@@ -114,10 +115,10 @@ fn a_token_that_ends_while_eight_read_is_renewed_once_and_nothing_comes_twice() 
     let mount = Mount::of(served.reference()).start();
     assert_eq!(registry.guard().issued().len(), 1);
 
-    registry.faults().stall_after(15_000_000);
-    let readers: Vec<_> = (0..8).map(|_| summing(&mount, "large")).collect();
+    registry.faults().stall_after(size / 4);
+    let readers: Vec<_> = (0..readers).map(|_| summing(&mount, "large")).collect();
     eventually("a quarter is out", MINUTE, || {
-        (served.layer_bytes() == 15_000_000).then_some(())
+        (served.layer_bytes() == size / 4).then_some(())
     });
     registry.guard().expire();
     registry.faults().line(Line::Plugged);
@@ -126,6 +127,16 @@ fn a_token_that_ends_while_eight_read_is_renewed_once_and_nothing_comes_twice() 
     }
     assert_eq!(registry.log().requests_of_tokens().len(), 2, "{}", registry.log());
     served.assert_no_byte_twice();
+}
+
+#[test]
+fn a_token_that_ends_while_eight_read_is_renewed_once_and_nothing_comes_twice() {
+    a_token_ends_while(8, 20_000_000);
+}
+
+#[test]
+fn a_token_that_ends_in_a_long_read_is_renewed_once_and_nothing_comes_twice() {
+    a_token_ends_while(1, 600_000_000);
 }
 
 #[test]

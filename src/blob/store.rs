@@ -89,21 +89,6 @@ impl Store {
         extents
     }
 
-    /// Removes all extents, whoever uses them, and returns how many bytes that freed. Blocks the thread.
-    pub fn remove_all(&self) -> io::Result<u64> {
-        let freed = self.0.disk().map_or(0, |disk| eviction::scan(&disk.extents).bytes);
-        for extents in self.0.all_known() {
-            extents.forget();
-        }
-        let Some(disk) = self.0.disk() else { return Ok(freed) };
-        match fs::remove_dir_all(&disk.extents) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        disk.usage.scanned(0, disk.usage.mark());
-        Ok(freed)
-    }
-
     /// What is kept on disk, by digest. Blocks the thread, as do those that follow.
     pub fn kept(&self) -> BTreeMap<Digest, Kept> {
         self.0
@@ -245,10 +230,6 @@ impl Inner {
     /// The extents of `digest`, if somebody holds them.
     pub(super) fn known(&self, kind: ExtentKind, digest: &Digest) -> Option<Arc<Extents>> {
         lock(&self.known).get(&(kind, *digest)).and_then(WeakExtents::upgrade)
-    }
-
-    fn all_known(&self) -> Vec<Arc<Extents>> {
-        lock(&self.known).values().filter_map(WeakExtents::upgrade).collect()
     }
 
     /// Makes room for `len` more bytes on disk, if need be by evicting; false if there is none. Blocks the thread.

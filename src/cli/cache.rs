@@ -14,6 +14,7 @@ use super::listing::time;
 use super::log::{self, Log};
 use super::{Failure, code, opening, size};
 use crate::blob::Store;
+use crate::cache_dir;
 use crate::digest::Digest;
 use crate::image::Documents;
 use crate::index::{Entries, LayerIndex};
@@ -93,8 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
             Ok(if damaged.is_empty() { code::FOUND } else { code::CORRUPT })
         }
         Command::Clear(_) => {
-            let freed = cache.clear().map_err(Failure::io("cannot remove all of the cache"))?;
-            say(format!("{} freed", size::human(freed)));
+            say(format!("{} freed", size::human(cache.clear())));
             Ok(code::FOUND)
         }
     }
@@ -222,44 +222,66 @@ impl CacheDir {
         (read, damaged)
     }
 
+    /// The files beside the store that are ours: it may be a directory with others.
+    fn files(&self) -> Vec<PathBuf> {
+        let parts = ["index", "documents/sha256", "documents/sha512", "documents/tags"];
+        let all = parts.into_iter().flat_map(|part| {
+            let files = files(&self.0.join(part)).into_iter();
+            files.filter(move |path| is_ours(part, path))
+        });
+        all.collect()
+    }
+
     /// Removes what processes that were killed have left of files that they wrote.
     fn remove_leftovers(&self) -> u64 {
-        let parts = ["index", "documents/sha256", "documents/sha512", "documents/tags"];
-        let files = parts.iter().flat_map(|part| files(&self.0.join(part)));
-        let left = files.filter(|path| path.extension().is_some_and(|ending| ending == "tmp") && is_old(path));
-        left.map(|path| remove(&path)).sum()
+        let now = SystemTime::now();
+        let is_left = |path: &PathBuf| {
+            let written = path.metadata().and_then(|metadata| metadata.modified());
+            is_temporary(path) && written.is_ok_and(|written| cache_dir::is_stale(written, now))
+        };
+        self.files()
+            .iter()
+            .filter(|path| is_left(path))
+            .map(|path| remove(path))
+            .sum()
     }
 
     /// Removes all that is ours.
-    fn clear(&self) -> std::io::Result<u64> {
-        let mut freed = 0;
-        if let Some(store) = self.store() {
-            freed += store.remove_all()?;
-        }
-        let parts = ["index", "documents/sha256", "documents/sha512", "documents/tags"];
-        freed += parts
-            .iter()
-            .flat_map(|part| files(&self.0.join(part)))
-            .map(|path| remove(&path))
-            .sum::<u64>();
+    fn clear(&self) -> u64 {
+        let stored = self.store().map_or(0, |store| store.prune(0));
         // The logs of daemons that run are theirs.
-        let logs = files(&self.0.join("log"))
-            .into_iter()
-            .filter(|path| !log::is_in_use(path));
-        freed += logs.map(|path| remove(&path)).sum::<u64>();
-        Ok(freed)
+        let logs = files(&self.0.join("log")).into_iter();
+        let logs = logs.filter(|path| log::is_log(path) && !log::is_in_use(path));
+        let removed: u64 = self.files().into_iter().chain(logs).map(|path| remove(&path)).sum();
+        stored + removed
     }
+}
+
+/// Whether a file in the part `part` of a cache has a name such as we give.
+fn is_ours(part: &str, path: &Path) -> bool {
+    let Some((stem, ending)) = path.file_name().and_then(|name| name.to_str()).map(split) else {
+        return false;
+    };
+    let (digest, endings): (_, &[&str]) = match part.strip_prefix("documents/") {
+        None => (stem.replacen('-', ":", 1), &["index", "partial"]),
+        Some("tags") => (format!("sha256:{stem}"), &[""]),
+        Some(algorithm) => (format!("{algorithm}:{stem}"), &[""]),
+    };
+    digest.parse::<Digest>().is_ok() && (endings.contains(&ending) || is_temporary(path))
+}
+
+/// A name without what begins with its first dot, and that.
+fn split(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or((name, ""))
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "tmp")
 }
 
 /// Whether an index can be read, and all of its checkpoints.
 fn is_sound(path: &Path, digest: &Digest) -> bool {
     LayerIndex::open(path, digest).is_ok_and(|index| (0..index.spans_len()).all(|i| index.checkpoint(i).is_some()))
-}
-
-/// Whether its writer, if it is temporary, has most likely gone.
-fn is_old(path: &Path) -> bool {
-    let age = path.metadata().and_then(|metadata| metadata.modified());
-    age.is_ok_and(|at| SystemTime::now().duration_since(at).unwrap_or_default().as_secs() > 3600)
 }
 
 /// Removes a file; gives how many bytes that freed.

@@ -87,12 +87,19 @@ pub(super) fn is_in_use(log: &Path) -> bool {
     process.is_some_and(|process| process.exists())
 }
 
+/// Whether it has the name of a log: the process, and what it is.
+pub(super) fn is_log(path: &Path) -> bool {
+    let pid = path.file_stem().and_then(|pid| pid.to_str());
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    pid.is_some_and(is_number) && path.extension().is_some_and(|ending| ending == "log")
+}
+
 fn remove_old(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-        if !is_in_use(&entry.path()) && age.is_ok_and(|age| age > KEPT) {
+        if is_log(&entry.path()) && !is_in_use(&entry.path()) && age.is_ok_and(|age| age > KEPT) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

@@ -1,14 +1,12 @@
 //! `peelfs ls`, `find`, `layers`, `history` and `diff`: what is in an image, and what each layer did to it.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
+use crate::support::cli::{Asked, Said, history};
+use crate::support::*;
 use serde_json::Value;
-use support::cli::{Asked, Said, history};
-use support::*;
 
 /// What a listing says, an entry in a line: path, layer, and why it is hidden.
 fn marks(said: &Said) -> Vec<String> {

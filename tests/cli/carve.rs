@@ -1,7 +1,5 @@
 //! `peelfs carve`: files out of an image without a mount, and what that costs.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -9,12 +7,12 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::cli::{Asked, has_file_ending, history};
+use crate::support::fixtures::Served;
+use crate::support::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::cli::{Asked, has_file_ending, history};
-use support::fixtures::Served;
-use support::*;
 
 #[test]
 fn the_merged_version_and_that_of_each_layer() {
@@ -274,14 +272,17 @@ fn a_directory_goes_out_whole() {
         .start();
     // As anybody could make it: without devices and pipes, foreign owners and setuid.
     let special = |path: &[u8]| path == b"dev/pipe";
-    let ours = |tree: support::Tree| {
+    let ours = |tree: crate::support::Tree| {
         tree.without(special)
             .ignoring("owner", |_| true)
             .ignoring("mode", |path| path.starts_with(b"usr/bin/tool"))
             .ignoring("link", |_| true)
             .ignoring("nlink", |_| true)
     };
-    let (carved, mounted) = (ours(support::Tree::of(&out)), ours(support::Tree::of(mount.root())));
+    let (carved, mounted) = (
+        ours(crate::support::Tree::of(&out)),
+        ours(crate::support::Tree::of(mount.root())),
+    );
     let root = |path: &[u8]| path == b".";
     assert_eq!(carved.without(root), mounted.without(root));
 
