@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn mountinfo_lines_are_understood() {
-        let line = b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.peelfs debian:12 rw";
+        let line = b"36 35 0:47 / /mnt/a\\040b rw,noatime master:1 - fuse.peelfs debian:12 rw";
         let expected = Mounted {
             mountpoint: PathBuf::from("/mnt/a b"),
             connection: 47,

@@ -140,6 +140,7 @@ fn it_can_be_made_smaller_and_empty() {
         "store/backup.tar",
     ];
     for name in foreign {
+        fs::create_dir_all(asked.cache().join(name).parent().unwrap()).unwrap();
         fs::write(asked.cache().join(name), "mine").unwrap();
     }
     let mount = Mount::of(asked.served.reference()).cache(&asked.cache()).start();
