@@ -101,7 +101,7 @@ impl Store {
         self.0.disk().map_or(0, |disk| eviction::prune(&self.0, disk, most))
     }
 
-    /// Reads all extents and removes those that are damaged. Gives how many were read, and the files removed.
+    /// Reads all extents and removes those that are damaged. Gives how many were read, and the damaged files.
     pub fn verify(&self) -> (u64, Vec<PathBuf>) {
         let Some(disk) = self.0.disk() else {
             return (0, Vec::new());

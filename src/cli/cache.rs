@@ -88,7 +88,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Verify(_) => {
             let (read, damaged) = cache.verify();
             for path in &damaged {
-                super::say(&format!("{} was damaged and is removed", path.display()));
+                let fate = match path.symlink_metadata() {
+                    Ok(_) => "is damaged and cannot be removed",
+                    Err(_) => "was damaged and is removed",
+                };
+                super::say(&format!("{} {fate}", path.display()));
             }
             say(format!("{read} files read, {} damaged", damaged.len()));
             Ok(if damaged.is_empty() { code::FOUND } else { code::CORRUPT })

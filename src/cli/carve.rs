@@ -3,6 +3,7 @@
 mod archive;
 mod files;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -70,8 +71,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         let paths = arguments.paths.iter();
         reports.extend(paths.map(|path| Report::failed(&image, path.as_bytes(), Some(failure.to_string()))));
     }
-    tell(arguments, &reports)?;
-    result
+    // What went wrong first is the news.
+    let told = tell(arguments, &reports);
+    result.and_then(|code| told.map(|()| code))
 }
 
 /// Writes the reports where they are wanted.
@@ -96,14 +98,21 @@ async fn carve(arguments: &Arguments, inspector: &Inspector, reports: &mut Vec<R
     // Before anything is fetched.
     inspector.view(arguments.layer)?;
     let mut sink = arguments.sink()?;
+    if let Sink::Tar(_) | Sink::Directory(_) = sink {
+        check_names(&arguments.paths)?;
+    }
     let mut worst = 0;
     for path in &arguments.paths {
         let path = path.as_bytes();
         let meter = Meter::start(inspector);
         let result = arguments.one(inspector, path, &mut sink).await;
-        if arguments.json || arguments.report.is_some() {
-            opening::rest(inspector).await;
-        }
+        let result = match (arguments.json || arguments.report.is_some(), result) {
+            (true, Ok(found)) => {
+                opening::rest(inspector).await;
+                opening::sound(inspector).map(|()| found)
+            }
+            (_, result) => result,
+        };
         let told = match &result {
             Ok((from, size)) => Ok((*from, *size)),
             Err(Failure::Inspect(error)) => Err(error.to_string()),
@@ -186,6 +195,24 @@ impl Arguments {
             Sink::Directory(target) => everything(view, node, &name, target).await,
         }
     }
+}
+
+/// Fails if two of the paths would have the same name where they go.
+fn check_names(paths: &[OsString]) -> Result<(), Failure> {
+    let mut names = HashSet::new();
+    for path in paths {
+        let mut parts = path.as_bytes().rsplit(|byte| *byte == b'/');
+        let name = parts.find(|name| !name.is_empty() && *name != b".");
+        if let Some(name) = name.filter(|name| *name != b"..")
+            && !names.insert(name)
+        {
+            let name = crate::inspect::escaped(name);
+            let reason =
+                format!("two of the paths end in '{name}', and both cannot have that name: carve them one by one");
+            return Err(Failure::Usage(reason));
+        }
+    }
+    Ok(())
 }
 
 /// What a path is called where it goes: its last name as it was given, the root nothing.

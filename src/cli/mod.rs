@@ -106,6 +106,9 @@ enum Failure {
     /// It was told already, by the process that met it.
     #[error("the daemon could not be started")]
     Told(u8),
+    /// By a signal of this number.
+    #[error("interrupted")]
+    Interrupted(u8),
     /// Nobody reads standard output any more, which is no failure.
     #[error("standard output is closed")]
     Closed,
@@ -138,6 +141,8 @@ impl Failure {
             Failure::Inspect(error) if error.is_not_found() => code::NOT_FOUND,
             Failure::Inspect(_) | Failure::Image(_) => code::REGISTRY,
             Failure::Told(code) => *code,
+            // As a shell says it.
+            Failure::Interrupted(signal) => 128 + *signal,
             Failure::Closed => code::FOUND,
         }
     }
@@ -170,7 +175,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            if !matches!(failure, Failure::Told(_) | Failure::Closed) {
+            if !matches!(failure, Failure::Told(_) | Failure::Interrupted(_) | Failure::Closed) {
                 say(&failure.to_string());
             }
             ExitCode::from(failure.code())

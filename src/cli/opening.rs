@@ -12,7 +12,7 @@ use super::{Failure, access, daemon, size};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::inspect::Inspector;
-use crate::tree::{self, Settings};
+use crate::tree::{self, Settings, TreeError};
 
 /// Threads that block on the disk or inflate. Inflaters are limited to the number of cores besides.
 const BLOCKING_THREADS: usize = 24;
@@ -22,9 +22,6 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// How long a command waits, with its answer given, for fetches under way: what they bring is kept if they end.
 const REST: Duration = Duration::from_secs(5);
-
-/// What a shell says of a process that SIGINT has ended.
-const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, clap::Args)]
 #[group(id = "opening")]
@@ -106,9 +103,11 @@ impl Arguments {
         self.work(async |settings| {
             let opened = tree::open(image, settings).await?;
             let inspector = Inspector::new(&opened);
-            let result = work(&inspector).await;
+            let code = work(&inspector).await?;
             rest(&inspector).await;
-            result
+            // Bytes that were told while a layer was being scanned are worth nothing if the layer is not what it should be.
+            sound(&inspector)?;
+            Ok(code)
         })
     }
 
@@ -135,20 +134,28 @@ pub(super) async fn rest(inspector: &Inspector) {
     let _ = tokio::time::timeout(REST, inspector.rest()).await;
 }
 
+/// Fails if a layer has turned out to be corrupt.
+pub(super) fn sound(inspector: &Inspector) -> Result<(), Failure> {
+    for layer in inspector.layers() {
+        layer.glance(|_| ()).map_err(TreeError::from)?;
+    }
+    Ok(())
+}
+
 /// Waits for a signal that ends the process. Whoever holds a temporary file can then still remove it.
 async fn interrupted() -> Failure {
-    let wait = |kind| async move {
+    let wait = |kind: SignalKind| async move {
         match signal(kind) {
             Ok(mut signal) => drop(signal.recv().await),
             Err(_) => std::future::pending().await,
         }
+        Failure::Interrupted(u8::try_from(kind.as_raw_value()).unwrap_or_default())
     };
     tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
+        ended = wait(SignalKind::interrupt()) => ended,
+        ended = wait(SignalKind::terminate()) => ended,
+        ended = wait(SignalKind::hangup()) => ended,
     }
-    Failure::Told(INTERRUPTED)
 }
 
 /// The threads that everything runs on.

@@ -304,9 +304,16 @@ impl Layer {
             IndexDir::ReadOnly(_) | IndexDir::Memory => None,
         };
         let state = match found {
-            Some(index) => State::Complete(Arc::new(index)),
+            // The same blob may be the layer of an image that says something else of it.
+            Some(index) => match wrong_diff_id(&descriptor, &index.facts().diff_id) {
+                Some(reason) => State::Failed(corrupt(number, &descriptor, reason)),
+                None => State::Complete(Arc::new(index)),
+            },
             None => State::Growing(Box::default()),
         };
+        if let State::Failed(error) = &state {
+            tracing::error!("{error}");
+        }
         Arc::new(Layer {
             number,
             descriptor,
@@ -473,11 +480,7 @@ impl Layer {
     }
 
     fn corrupt(&self, reason: impl ToString) -> Arc<LayerError> {
-        Arc::new(LayerError::Corrupt {
-            layer: self.number,
-            digest: self.descriptor.digest,
-            reason: reason.to_string(),
-        })
+        corrupt(self.number, &self.descriptor, reason)
     }
 
     /// The error for bytes that are not what they were when the layer was indexed. Told in the log and in `status`.
@@ -512,6 +515,24 @@ fn open_index(dir: &Path, digest: &Digest) -> Option<LayerIndex> {
             None
         }
     }
+}
+
+fn corrupt(layer: usize, descriptor: &LayerDescriptor, reason: impl ToString) -> Arc<LayerError> {
+    Arc::new(LayerError::Corrupt {
+        layer,
+        digest: descriptor.digest,
+        reason: reason.to_string(),
+    })
+}
+
+/// What is wrong with a layer whose decompressed stream has the digest `found`; nothing if the image's config has none of
+/// that algorithm to compare it with.
+fn wrong_diff_id(descriptor: &LayerDescriptor, found: &Digest) -> Option<String> {
+    let expected = descriptor
+        .diff_id
+        .filter(|expected| expected.algorithm() == found.algorithm())?;
+    (expected != *found)
+        .then(|| format!("its decompressed stream has the DiffID {found}, which is not the one in the image's config"))
 }
 
 fn index_path(dir: &Path, digest: &Digest) -> PathBuf {

@@ -411,10 +411,8 @@ impl Scan {
             return Err(UnreadableStream(format!("its bytes have the digest {digest}")));
         }
         let diff_id = self.stream_hash.clone().finish();
-        if layer.descriptor.diff_id.is_some_and(|expected| expected != diff_id) {
-            return Err(UnreadableStream(format!(
-                "its decompressed stream has the DiffID {diff_id}, which is not the one in the image's config"
-            )));
+        if let Some(reason) = super::wrong_diff_id(&layer.descriptor, &diff_id) {
+            return Err(UnreadableStream(reason));
         }
         let last_span = self.take_span_digest();
         let size = layer.descriptor.size;

@@ -284,7 +284,7 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountError> {
     };
     let mounts = mounted().map_err(|error| failed(error.to_string()))?;
     let target = absolute(path);
-    let Some(mounted) = mounts.into_iter().find(|mounted| mounted.mountpoint == target) else {
+    let Some(mounted) = mounts.into_iter().rfind(|mounted| mounted.mountpoint == target) else {
         return Err(failed("no peelfs image is mounted there".into()));
     };
     let path = target.as_path();

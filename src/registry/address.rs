@@ -66,14 +66,23 @@ pub(super) struct PublicOnly {
 
 impl PublicOnly {
     pub(super) fn but_for_proxies() -> PublicOnly {
-        let variables = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
-        let values = variables
-            .iter()
-            .flat_map(|name| [std::env::var(name), std::env::var(name.to_lowercase())]);
         PublicOnly {
-            proxies: values.flatten().filter_map(|value| proxy_host(&value)).collect(),
+            proxies: proxies().collect(),
         }
     }
+}
+
+/// The hosts of the proxies that the environment names.
+fn proxies() -> impl Iterator<Item = String> {
+    let variables = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].into_iter();
+    let values = variables.flat_map(|name| [std::env::var(name), std::env::var(name.to_lowercase())]);
+    values.flatten().filter_map(|value| proxy_host(&value))
+}
+
+/// Whether a URL's host is that of a proxy, which [`PublicOnly`] finds wherever it is. A registry has nothing there.
+pub(super) fn names_proxy(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    proxies().any(|proxy| proxy.eq_ignore_ascii_case(host))
 }
 
 /// The host in the value of a variable such as `HTTPS_PROXY`.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode, Url};
 
-use super::address::{ALLOW, PublicOnly, is_public, names_private_address};
+use super::address::{ALLOW, PublicOnly, is_public, names_private_address, names_proxy};
 use super::error::RegistryError;
 use super::hosts::Route;
 use super::repository::Endpoint;
@@ -127,7 +127,7 @@ impl Transport {
     fn client(&self, url: &Url, away: bool) -> Result<&Client, RegistryError> {
         let local = is_loopback(url.host_str().unwrap_or_default());
         let guarded = away && self.public.load(Ordering::Relaxed) && !self.allow_private;
-        if guarded && names_private_address(url) {
+        if guarded && (names_private_address(url) || names_proxy(url)) {
             return Err(RegistryError::Protocol {
                 host: host_of(url),
                 what: "what it was to be asked for".to_owned(),

@@ -3,10 +3,11 @@
 //! Names come from a stranger. Everything is done relative to an open directory, one name at a time, and no symlink is
 //! ever followed: neither one that was carved before nor one that somebody put there meanwhile.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,24 +39,25 @@ pub(super) struct Target {
     last: Option<(Vec<u8>, OwnedFd)>,
     /// Directories get mode and time when nothing more is written to them.
     directories: Vec<(Vec<u8>, u16, TimeSpec)>,
+    /// Whether it was made for this, so that it is the image's too.
+    made: bool,
 }
 
 impl Target {
     /// The directory `path`, made if it is not there.
     pub(super) fn open(path: &Path, setuid: bool) -> Result<Target, Failure> {
         let open = || {
-            match std::fs::create_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-            File::open(path).and_then(|dir| match dir.metadata()?.is_dir() {
-                true => Ok(dir.into()),
-                false => Err(io::ErrorKind::NotADirectory.into()),
-            })
+            // Nobody else looks into it before it has its mode.
+            let made = match DirBuilder::new().mode(0o700).create(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                made => made.map(|()| true)?,
+            };
+            Ok((open_directory(path)?, made))
         };
-        let root = open().map_err(Failure::io(format!("cannot write to {}", path.display())))?;
+        let (root, made) = open().map_err(Failure::io(format!("cannot write to {}", path.display())))?;
         Ok(Target {
             root,
+            made,
             setuid,
             last: None,
             directories: Vec::new(),
@@ -67,6 +69,9 @@ impl Target {
         let failed = |error: Errno| Failure::io(format!("cannot write {}", os(path).display()))(error.into());
         let attr = &node.attr;
         if path.is_empty() {
+            if self.made {
+                self.directories.push((Vec::new(), attr.mode, time(attr)));
+            }
             return Ok(0);
         }
         let (parent, name) = split(path);
@@ -102,12 +107,18 @@ impl Target {
 
     /// Gives the directories their modes and times.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
+        if self.made && !self.directories.iter().any(|(path, ..)| path.is_empty()) {
+            let mode = Mode::from_bits_truncate(0o777) & !umask();
+            let failed = Failure::io("cannot set the mode of the directory");
+            fchmod(&self.root, mode).map_err(|error| failed(error.into()))?;
+        }
+        let kept = if self.setuid { 0o7777 } else { 0o7777 & !SETUID };
         // What is below a directory before the directory itself.
         for (path, mode, time) in std::mem::take(&mut self.directories).into_iter().rev() {
             let settle = |target: &mut Target| -> Result<(), Errno> {
                 let directory = target.directory(&path)?;
                 futimens(directory, &TimeSpec::UTIME_OMIT, &time)?;
-                fchmod(directory, Mode::from_bits_truncate(u32::from(mode & 0o777)))
+                fchmod(directory, Mode::from_bits_truncate(u32::from(mode & kept)))
             };
             let failed = Failure::io(format!("cannot set the mode of {}", os(&path).display()));
             settle(&mut self).map_err(|error| failed(error.into()))?;
@@ -142,6 +153,18 @@ impl Target {
             None => Ok(&self.root),
         }
     }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    // Whatever else is there is not waited for, as a named pipe would have it.
+    let flags = OFlag::O_DIRECTORY.bits();
+    Ok(File::options().read(true).custom_flags(flags).open(path)?.into())
+}
+
+fn umask() -> Mode {
+    let umask = nix::sys::stat::umask(Mode::empty());
+    nix::sys::stat::umask(umask);
+    umask
 }
 
 /// Refuses what is not the name of one entry in a directory. The index has no such names; a damaged one might.
@@ -188,12 +211,13 @@ fn make_symlink(parent: &OwnedFd, name: &[u8], target: &[u8], attr: &Attr) -> Re
 pub(super) struct NewFile {
     parent: OwnedFd,
     name: Vec<u8>,
+    /// What it is called meanwhile; none for a device or a pipe that was there, which is written to as it is.
     temporary: Option<Vec<u8>>,
     file: File,
 }
 
 impl NewFile {
-    /// The file `path`, where a user wants it. What is there now is replaced, not written to.
+    /// The file `path`, where a user wants it. A file that is there now is replaced, not written to.
     pub(super) fn beside(path: &Path) -> Result<NewFile, Failure> {
         let failed = || Failure::io(format!("cannot write {}", path.display()));
         let Some(name) = path.file_name() else {
@@ -203,7 +227,17 @@ impl NewFile {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let parent: OwnedFd = File::open(parent).map_err(failed())?.into();
+        let parent = open_directory(parent).map_err(failed())?;
+        // /dev/null, or a pipe to another program.
+        let there = std::fs::metadata(path).map(|there| there.file_type());
+        if there.is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            return Ok(NewFile {
+                parent,
+                name: name.as_bytes().to_vec(),
+                temporary: None,
+                file: File::options().write(true).open(path).map_err(failed())?,
+            });
+        }
         NewFile::in_directory(&parent, name.as_bytes()).map_err(|error| failed()(error.into()))
     }
 
@@ -237,6 +271,9 @@ impl NewFile {
 
     /// Gives the file mode, time and name.
     pub(super) fn finish(self, attr: &Attr, setuid: bool) -> Result<(), Failure> {
+        if self.temporary.is_none() {
+            return Ok(());
+        }
         let mode = if setuid { attr.mode } else { attr.mode & !SETUID };
         let settled = fchmod(&self.file, Mode::from_bits_truncate(u32::from(mode)))
             .and_then(|()| futimens(&self.file, &TimeSpec::UTIME_OMIT, &time(attr)));
@@ -246,9 +283,10 @@ impl NewFile {
 
     /// Gives a file that is nobody's in the image the mode of any new file, and its name.
     pub(super) fn finish_plain(self) -> Result<(), Failure> {
-        let umask = nix::sys::stat::umask(Mode::empty());
-        nix::sys::stat::umask(umask);
-        let mode = Mode::from_bits_truncate(0o666) & !umask;
+        if self.temporary.is_none() {
+            return Ok(());
+        }
+        let mode = Mode::from_bits_truncate(0o666) & !umask();
         fchmod(&self.file, mode).map_err(|error| self.failed()(error.into()))?;
         self.appear()
     }
