@@ -285,7 +285,7 @@ impl Tree {
     /// above the base, only a directory that its children imply, is said when the layer is complete.
     pub(super) async fn child(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<Child, TreeError> {
         let layer = at.layer;
-        if let Some(extraction) = self.known_extraction(layer) {
+        if let Some(extraction) = self.extraction_of_complete(layer).await? {
             return Ok(extraction.child(&dir.path, name));
         }
         let own = match at.entry {
@@ -366,8 +366,8 @@ impl Tree {
         own: impl Fn(&dyn Entries, EntryId) -> bool + Send + 'static,
         laid_out: impl Fn(&Extraction) -> bool,
     ) -> Result<bool, TreeError> {
-        if let Some(extraction) = self.known_extraction(at.layer) {
-            return Ok(laid_out(extraction));
+        if let Some(extraction) = self.extraction_of_complete(at.layer).await? {
+            return Ok(laid_out(&extraction));
         }
         if let Some(directory) = at.entry {
             let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path));

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::contribution::{Child, Contribution, Dir, OPAQUE, WHITEOUT, hidden_by, hides};
+use super::contribution::{Child, Contribution, Dir, OPAQUE, WHITEOUT, hidden_by};
 use super::lookup::{Found, MOST_SYMLINKS, split};
 use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
@@ -169,6 +169,14 @@ impl Tree {
         let directory = self.known_extraction(number).and_then(|known| known.directory(path));
         // There are at most MOST_NAMES.
         Ino::bare(number, directory.map_or(0, |(directory, _)| directory as u32))
+    }
+
+    /// [`Tree::extraction`] of a layer that is complete; None of others, which are not waited for.
+    pub(super) async fn extraction_of_complete(&self, number: usize) -> Result<Option<Arc<Extraction>>, TreeError> {
+        match self.layers[number].index() {
+            Some(_) => self.extraction(number).await,
+            None => Ok(None),
+        }
     }
 
     /// [`Tree::extraction`], if that is known.
@@ -354,6 +362,14 @@ impl Extracting<'_> {
         if entry.name.starts_with(WHITEOUT) && entry.kind == Kind::File {
             return self.hide(&parents, entry.name == OPAQUE, hidden_by(entry)).await;
         }
+        // Making its parents may take away what a link is to; by itself a layer shows one that lands nowhere.
+        let target = match entry.kind {
+            Kind::Hardlink => self.target(entry).await?,
+            _ => None,
+        };
+        if entry.kind == Kind::Hardlink {
+            self.result.links.insert(entry.id, target);
+        }
         let Some(way) = self.walk(self.names(&parents), For::Entry).await? else {
             self.loops.insert(entry.parent);
             return Ok(());
@@ -362,8 +378,6 @@ impl Extracting<'_> {
         match entry.kind {
             Kind::Directory => self.declare(&way, parent, entry).await?,
             Kind::Hardlink => {
-                let target = self.target(entry.link).await?;
-                self.result.links.insert(entry.id, target);
                 if let Some((layer, target)) = target {
                     self.put(parent, entry.name, Item::Leaf(layer, target));
                 }
@@ -587,9 +601,9 @@ impl Extracting<'_> {
         Ok(())
     }
 
-    /// What a hard link to `path` is by now.
-    async fn target(&mut self, path: &[u8]) -> Result<Option<(usize, EntryId)>, TreeError> {
-        let mut names = split(path);
+    /// What a hard link is by now.
+    async fn target(&mut self, link: &Entry<'_>) -> Result<Option<(usize, EntryId)>, TreeError> {
+        let mut names = split(link.link);
         let Some(last) = names.pop() else { return Ok(None) };
         let names = names.into_iter().map(|name| Next { name, entry: None }).collect();
         let Some(way) = self.walk(names, For::Target).await? else {
@@ -604,9 +618,19 @@ impl Extracting<'_> {
             }) => (*own, *cut),
             Some(_) => return Ok(None),
         };
-        match own.and_then(|own| self.result.directories[own].items.get(&*last)) {
-            Some(Item::Leaf(layer, entry)) => return Ok(Some((*layer, *entry))),
-            Some(Item::Directory(number)) if self.result.directories[*number].solid => return Ok(None),
+        let item = own.and_then(|own| self.result.directories[own].items.get(&*last));
+        // One to another link is by its path one to the lower layer's file, whatever the tar has put at that path since.
+        let since = |entry: EntryId| link.target.is_none() && self.index.path(entry) == link.link;
+        match item {
+            Some(Item::Leaf(layer, entry)) if *layer != self.result.layer || !since(*entry) => {
+                return Ok(Some((*layer, *entry)));
+            }
+            Some(Item::Directory(number))
+                if self.result.directories[*number].solid
+                    && !self.result.directories[*number].entry.is_some_and(since) =>
+            {
+                return Ok(None);
+            }
             _ if cut => return Ok(None),
             _ => {}
         }
@@ -649,8 +673,11 @@ fn implied_and_above(index: &LayerIndex) -> BTreeSet<EntryId> {
     chosen
 }
 
-/// Whether the layer itself hides what lower layers have at the place of `entry`, in a directory that it does not hide.
+/// Whether a whiteout or a mark of the layer hides what lower layers have at the place of `entry`, in a directory that it
+/// does not hide.
 fn hides_lower(index: &LayerIndex, entry: &Entry<'_>) -> bool {
-    let opaque = index.entry(entry.parent).is_some_and(|parent| parent.opaque);
-    opaque || hides(index, entry.parent, entry.name)
+    let whiteout = index.child(entry.parent, &[WHITEOUT, entry.name].concat());
+    let hides = |whiteout: Entry<'_>| hidden_by(&whiteout).is_some();
+    index.entry(entry.parent).is_some_and(|parent| parent.opaque)
+        || whiteout.and_then(|id| index.entry(id)).is_some_and(hides)
 }

@@ -19,6 +19,12 @@ pub(super) struct Model {
     merged: Vec<BTreeMap<Path, Node>>,
     /// Whether a later member of a layer took the place of an earlier one.
     pub replaced: bool,
+    /// Whether there is something in it of which an index keeps too little to tell what extraction gives: a hard link to
+    /// another one that leads nowhere, which is then what lower layers have under the other's name; how many names
+    /// things have in a directory whose place a hard link to nothing took; a whiteout in the place of a directory.
+    pub unclear: bool,
+    /// Whether two members of a layer want one place by different paths: until a layer is complete, that is not known.
+    pub contested: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -133,6 +139,8 @@ impl Model {
             own: Vec::new(),
             merged: Vec::new(),
             replaced: false,
+            unclear: false,
+            contested: false,
         };
         for (number, lines) in layers.iter().enumerate() {
             let own = model.unpack(number, lines);
@@ -272,7 +280,8 @@ impl Model {
         }
         let mut links = BTreeMap::new();
         let mut opened = BTreeSet::new();
-        for event in &own.events {
+        let mut landed = Vec::new();
+        for (happened, event) in own.events.iter().enumerate() {
             let Some((name, parents)) = event.path.split_last() else {
                 continue;
             };
@@ -288,8 +297,20 @@ impl Model {
                 }
             }
             if matches!(event.is, EventIs::Leaf(_)) && name.starts_with(".wh.") {
+                self.unclear |= own.events[..happened]
+                    .iter()
+                    .any(|other| under(&other.path, &event.path));
                 self.hide(&mut disk, number, parents, name);
                 continue;
+            }
+            // Making its parents may take away what a link is to; by itself a layer shows one that lands nowhere.
+            let mut target = None;
+            if let EventIs::Link(to) = &event.is {
+                self.unclear |= links.get(to) == Some(&None);
+                target = self.linked(&disk, to);
+                links.insert(event.path.clone(), target);
+                let was = |other: &Event| other.path == event.path || under(&other.path, &event.path);
+                self.unclear |= target.is_none() && own.events[..happened].iter().any(was);
             }
             let Some(place) = self.place(&disk, parents) else {
                 continue;
@@ -299,14 +320,18 @@ impl Model {
             if shown {
                 disk.make(&place);
             }
+            let leaf = !matches!(event.is, EventIs::Directory(_));
+            self.contested |= landed.iter().any(|(other, by, other_leaf): &(Path, &Path, bool)| {
+                let same = *other == at && **by != event.path;
+                same || (leaf && under(other, &at)) || (*other_leaf && under(&at, other))
+            });
+            landed.push((at.clone(), &event.path, leaf));
             match &event.is {
                 EventIs::Directory(line) if shown => disk.declare(&at, number, *line),
                 EventIs::Directory(_) => {}
                 EventIs::Leaf(inode) => disk.put(&at, *inode, shown),
-                EventIs::Link(to) => {
-                    let target = self.linked(&disk, to);
+                EventIs::Link(_) => {
                     target.iter().for_each(|inode| disk.put(&at, *inode, shown));
-                    links.insert(event.path.clone(), target);
                 }
             }
         }

@@ -131,6 +131,12 @@ cases! {
         => ["a: l e 1.2", "d: d 0.0", "d/b: d 1.0", "d/f: f 1.1"], 1: ["a: l e 1.2"];
     a_symlink_put_behind_a_symlink_is_followed: ["d opt\nd usr/lib\nl lib usr/lib", "l lib/s /opt\nf usr/lib/s/x"]
         => ["lib: l usr/lib 0.2", "opt: d 0.0", "opt/x: f 1.1", "usr: d -", "usr/lib: d 0.1", "usr/lib/s: l /opt 1.0"];
+    a_hardlink_to_a_hardlink_is_what_that_is: ["f b", "h x b\nd b\nh b x"]
+        => ["b: f 0.0 x3", "x: f 0.0 x3"];
+    a_hardlink_to_a_hardlink_beside_a_symlink: ["f b\nl l d", "h x b\nf b\nh c x\nf l/f"]
+        => ["b: f 1.1", "c: f 0.0 x3", "d: d -", "d/f: f 1.3", "l: l d 0.1", "x: f 0.0 x3"];
+    what_went_through_a_symlink_stays_under_a_new_directory: ["l l d", "f l/f\nf l\nd l"]
+        => ["d: d -", "d/f: f 1.0", "l: d 1.2"];
     a_link_to_nothing_leaves_what_was_there: ["f c/a\nh c a"] => ["c: d -", "c/a: f 0.0"], 0: [];
     a_link_to_nothing_leaves_room_for_what_a_symlink_leads_there: ["l b a", "f b/x\nh a a"]
         => ["a: d -", "a/x: f 1.0", "b: l a 0.0"];

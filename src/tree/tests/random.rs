@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::layer::sample::NameIn;
@@ -275,7 +276,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(50), ..ProptestConfig::default() })]
+    #![proptest_config(config(50))]
 
     /// While layers are being scanned every answer is the one that it will be in the end, and in the next mount.
     #[test]
@@ -286,6 +287,8 @@ proptest! {
     ) {
         let layers = without_replacements(layers);
         let sample = Arc::new(Sample::packed(layers, |number, tar| pack(packs[number].0, packs[number].1, tar)));
+        prop_assume!(!sample.model.contested);
+        prop_assume!(!sample.model.unclear);
         let dir = tempfile::tempdir().unwrap();
         runtime().block_on(async {
             for mount in 0..3 {
@@ -303,6 +306,7 @@ proptest! {
     #[test]
     fn complete_layers_are_as_the_model_has_them(layers in layers(), packs in packs()) {
         let sample = Sample::packed(layers, |number, tar| pack(packs[number].0, packs[number].1, tar));
+        prop_assume!(!sample.model.unclear);
         let dir = tempfile::tempdir().unwrap();
         runtime().block_on(async {
             for _ in 0..2 {
@@ -312,8 +316,17 @@ proptest! {
     }
 }
 
-/// How many cases to try: more than usual if `PROPTEST_CASES` says so.
-fn cases(usual: u32) -> u32 {
+/// Tries `usual` cases, always the same ones: what fails by chance holds up whoever is not the cause of it. With
+/// `PROPTEST_CASES` as many as that says, and others each time.
+fn config(usual: u32) -> ProptestConfig {
     let told = std::env::var("PROPTEST_CASES").ok().and_then(|told| told.parse().ok());
-    told.unwrap_or(usual)
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: told.unwrap_or(usual),
+        rng_seed: match told {
+            Some(_) => default.rng_seed,
+            None => RngSeed::Fixed(4243),
+        },
+        ..default
+    }
 }
