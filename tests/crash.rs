@@ -62,9 +62,9 @@ fn a_scan_that_was_killed_goes_on_from_its_last_checkpoint() {
 }
 
 /// Pages of a file that is being read are locked in the kernel until the read is answered; whoever wants to put bytes into
-/// them waits, deaf to SIGKILL.
+/// them waits, deaf to SIGKILL, until the mount is ended by force.
 #[test]
-fn a_daemon_that_is_killed_while_reads_wait_ends() {
+fn a_daemon_that_is_killed_while_reads_wait_ends_by_force() {
     let content = Content::Noise {
         seed: 1,
         size: 60_000_000,
@@ -93,7 +93,7 @@ fn a_daemon_that_is_killed_while_reads_wait_ends() {
             (served.layer_bytes() == allowance).then_some(())
         });
         // Ends within a deadline, or panics.
-        mount.crash();
+        mount.crash_by_force();
         for reader in &mut readers {
             assert!(!reader.wait().unwrap().success(), "the reader of a killed daemon");
         }
