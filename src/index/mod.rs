@@ -52,7 +52,7 @@ use crate::range::ByteRange;
 pub use file::{LayerFacts, LayerIndex};
 pub use growing::{Change, GrowingIndex};
 pub use member::Member;
-pub(crate) use names::never_shown;
+pub(crate) use names::{OPAQUE, WHITEOUT, never_shown};
 pub use partial::{PartialLog, ScanState, Start};
 pub use record::{Pieces, Xattrs};
 pub use spans::Span;

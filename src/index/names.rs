@@ -14,11 +14,11 @@ pub(super) const MAX_SYMLINK: usize = 4095;
 pub(super) const MAX_HOPS: usize = 40;
 
 /// The start of a whiteout's name.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The start of names that belong to aufs, with all that is below them.
 const RESERVED: &[u8] = b".wh..wh.";
 /// The name of the whiteout that makes its directory opaque.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Files that eStargz puts into the root of a layer for itself.
 const INTERNAL: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
 

@@ -14,13 +14,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::extraction::{Extraction, join};
 use super::{Ino, Tree, TreeError};
-use crate::index::{Entries, Entry, EntryId, Kind, never_shown};
+use crate::index::{Entries, Entry, EntryId, Kind, WHITEOUT, never_shown};
 use crate::layer::Want;
-
-/// The start of a whiteout's name.
-pub(super) const WHITEOUT: &[u8] = b".wh.";
-/// The name that makes its directory opaque.
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// What a whiteout's name hides; none if it is no whiteout, or one that has no effect on other names.
 pub(super) fn hidden_by<'a>(whiteout: &Entry<'a>) -> Option<&'a [u8]> {

@@ -11,10 +11,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::contribution::{Child, Contribution, Dir, OPAQUE, WHITEOUT, hidden_by};
+use super::contribution::{Child, Contribution, Dir, hidden_by};
 use super::lookup::{Found, MOST_SYMLINKS, split};
 use super::{Ino, Tree, TreeError};
-use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
+use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, OPAQUE, WHITEOUT, never_shown};
 
 /// The most names in the layers that are laid out this way, in all layers of an image together. They are in memory.
 const MOST_NAMES: usize = 2 << 20;

@@ -57,7 +57,7 @@ impl Tree {
 
     /// [`Tree::walk`] to what a hard link names.
     fn walk_boxed(&self, moment: Moment, path: Vec<u8>) -> BoxFuture<'_, Result<Walked, TreeError>> {
-        async move { self.walk(moment, &path, false).await }.boxed()
+        async move { self.walk(moment, &path).await }.boxed()
     }
 
     /// How many names layers above give to each file of a layer, if all layers are complete and that was counted.

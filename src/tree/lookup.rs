@@ -117,8 +117,8 @@ impl Tree {
     }
 
     /// What `path` is at the moment at which a layer's entry is extracted, symlinks in its parent part followed inside the
-    /// root. Where the last name is not followed, it is what the layers below have there.
-    pub(super) async fn walk(&self, moment: Moment, path: &[u8], follow_last: bool) -> Result<Walked, TreeError> {
+    /// root. The last name is not followed: it is what the layers below have there.
+    pub(super) async fn walk(&self, moment: Moment, path: &[u8]) -> Result<Walked, TreeError> {
         let root = Dir::root(moment.layer, &self.epoch);
         let mut way: Vec<(Vec<u8>, Option<Found>)> = Vec::new();
         let mut todo: Vec<Vec<u8>> = split(path);
@@ -137,9 +137,9 @@ impl Tree {
             };
             let here = path_of(way.iter().map(|(name, _)| name).chain([&name]));
             let own = self.layers[moment.layer].glance(|view| Earlier::at(view.entries(), &here, moment.entry))?;
-            let own = own.filter(|_| !todo.is_empty() || follow_last);
+            let own = own.filter(|_| !todo.is_empty());
             let target = match (&own, &lower) {
-                _ if todo.is_empty() && !follow_last => None,
+                _ if todo.is_empty() => None,
                 (Some(Earlier::Symlink(target)), _) => Some(target.clone()),
                 (None, Some(Found::Leaf(layer, entry))) => self.symlink_target(*layer, *entry)?,
                 _ => None,
