@@ -1,12 +1,13 @@
 //! The index of a layer that was scanned to its end: an immutable file, mapped.
 //!
 //! ```text
-//! header | records | checkpoints | stored | children | pool | windows
+//! header | records | checkpoints | stored | children | written | pool | windows
 //! ```
 //!
 //! All numbers are little-endian. `records` are the entries by number, 64 bytes each. `checkpoints` have 72 bytes each.
 //! `stored` are the numbers of the files with stored bytes, in stream order. `children` are the numbers of what each
-//! directory has, sorted by name. `pool` has names, links and attributes. `windows` are what it takes to decompress from
+//! directory has, sorted by name. `written` are the members that are not simply where their names say, in the order of
+//! the tar, 16 bytes each. `pool` has names, links and attributes. `windows` are what it takes to decompress from
 //! a checkpoint on; they come last, with a checksum each, so that no other question reads them.
 //!
 //! The checksum of the rest is verified when the file is opened. Still nothing in it is trusted: every offset is checked
@@ -21,12 +22,13 @@ use crate::stream::{Checkpoint, Compression};
 use super::fields::Fields;
 use super::growing::GrowingIndex;
 use super::map::Bytes;
-use super::record::{DEAD, NONE, RECORD_LEN, Record, pair};
+use super::record::{self, DEAD, NONE, RECORD_LEN, Record, pair};
 use super::spans::{Mark, Span, unpack};
+use super::written::{WRITTEN_LEN, Written};
 use super::{Entries, Entry, EntryId, IndexError, Kind};
 
 const MAGIC: &[u8; 8] = b"peelidx\n";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const HEADER_LEN: usize = 200;
 /// Where the header has its checksum, the last word of it.
 const CHECKSUM_AT: usize = HEADER_LEN - 4;
@@ -75,6 +77,7 @@ impl GrowingIndex {
         }
         let stored: Vec<u32> = self.records().stored().collect();
         let marks = self.marks().all();
+        let written = self.written();
 
         let mut out = Vec::with_capacity(HEADER_LEN + records.len() * (RECORD_LEN + 8) + pool.len());
         out.extend_from_slice(MAGIC);
@@ -102,7 +105,7 @@ impl GrowingIndex {
         ] {
             out.extend_from_slice(&len.to_le_bytes());
         }
-        for len in [records.len(), marks.len(), stored.len(), living.len(), 0] {
+        for len in [records.len(), marks.len(), stored.len(), living.len(), written.len()] {
             out.extend_from_slice(&(len as u32).to_le_bytes());
         }
         out.extend_from_slice(&[0; 4]);
@@ -125,6 +128,7 @@ impl GrowingIndex {
         for id in stored.iter().chain(&living) {
             out.extend_from_slice(&id.to_le_bytes());
         }
+        written.iter().for_each(|written| written.encode(&mut out));
         out.extend_from_slice(pool);
         let checksum = checksum(&out).to_le_bytes();
         if let Some(place) = out.get_mut(CHECKSUM_AT..HEADER_LEN) {
@@ -162,6 +166,7 @@ pub struct LayerIndex {
     marks: Section,
     stored: Section,
     children: Section,
+    written: Section,
     pool: Section,
     windows: Section,
 }
@@ -235,7 +240,7 @@ impl LayerIndex {
         let pool = usize::try_from(header.u64()?).ok()?;
         let windows = usize::try_from(header.u64()?).ok()?;
         let entries = header.u32()?;
-        let (marks, stored, children) = (header.u32()?, header.u32()?, header.u32()?);
+        let (marks, stored, children, written) = (header.u32()?, header.u32()?, header.u32()?, header.u32()?);
         let mut end = HEADER_LEN;
         let mut section = |count: u32, len: usize| {
             let start = end;
@@ -246,6 +251,7 @@ impl LayerIndex {
         let marks = section(marks, MARK_LEN)?;
         let stored = section(stored, 4)?;
         let children = section(children, 4)?;
+        let written = section(written, WRITTEN_LEN)?;
         let pool = section(1, pool)?;
         let windows = section(1, windows)?;
         if windows.end != bytes.len() || entries == 0 || marks.is_empty() {
@@ -259,9 +265,74 @@ impl LayerIndex {
             marks,
             stored,
             children,
+            written,
             pool,
             windows,
         })
+    }
+
+    /// The members that made the entries, in the order of the tar. Directories that none declares, or only by a name that
+    /// leads through a symlink of the layer, are not among them.
+    pub fn members(&self) -> impl Iterator<Item = WrittenMember<'_>> {
+        let mut written = self.all_written().peekable();
+        let mut made = 1;
+        let next = move || {
+            loop {
+                let entries_left = made < self.entries;
+                let is_due = |next: &Written| !entries_left || next.before <= made && next.entry != made;
+                if let Some(again) = written.next_if(is_due) {
+                    return Some(
+                        self.member(again.entry, Some(again))
+                            .filter(|_| again.entry < again.before),
+                    );
+                }
+                if !entries_left {
+                    return None;
+                }
+                let how = written.next_if(|next| next.entry == made && next.before == made);
+                made += 1;
+                if !how.is_some_and(Written::is_implied) {
+                    return Some(self.member(made - 1, how));
+                }
+            }
+        };
+        std::iter::from_fn(next).flatten()
+    }
+
+    /// The name that the member which made an entry was written with, if that is another than the entry's path.
+    pub fn written_name(&self, id: EntryId) -> Option<&[u8]> {
+        let rows = self.section(&self.written);
+        let row = |i: usize| Written::decode(rows.get(i.checked_mul(WRITTEN_LEN)?..)?);
+        let is_before = |row: Written| row.before < id.0 || row.before == id.0 && row.entry != id.0;
+        let i = partition_point(rows.len() / WRITTEN_LEN, |i| row(i).is_some_and(is_before));
+        let row = row(i).filter(|row| row.entry == id.0 && row.before == id.0 && row.name != 0)?;
+        record::text(self.section(&self.pool), row.name)
+    }
+
+    fn member(&self, id: u32, how: Option<Written>) -> Option<WrittenMember<'_>> {
+        let entry = self.entry(EntryId(id))?;
+        if entry.kind == Kind::Directory && entry.implied {
+            return None;
+        }
+        let pool = self.section(&self.pool);
+        let text = |at: u32| {
+            if at == 0 {
+                Some(None)
+            } else {
+                record::text(pool, at).map(Some)
+            }
+        };
+        let (name, link) = match how {
+            Some(how) => (text(how.name)?, text(how.link)?),
+            None => (None, None),
+        };
+        Some(WrittenMember { entry, name, link })
+    }
+
+    fn all_written(&self) -> impl Iterator<Item = Written> + '_ {
+        self.section(&self.written)
+            .chunks_exact(WRITTEN_LEN)
+            .filter_map(Written::decode)
     }
 
     /// What is known of the layer as a whole.
@@ -356,6 +427,16 @@ impl LayerIndex {
     }
 }
 
+/// A member of a layer, as its tar has it.
+pub struct WrittenMember<'a> {
+    /// The entry that it made or declared.
+    pub entry: Entry<'a>,
+    /// Its name, without empty components, `.` and `..`, if that is another than the path of its entry.
+    pub name: Option<&'a [u8]>,
+    /// The target of the hardlink that it is, if that is another than its entry's.
+    pub link: Option<&'a [u8]>,
+}
+
 fn digest(algorithm: u8, bytes: [u8; 64]) -> Option<Digest> {
     match algorithm {
         1 => bytes.first_chunk().copied().map(Digest::Sha256),
@@ -428,6 +509,10 @@ impl Entries for LayerIndex {
             .take_while(|id| data(*id).is_some_and(|data| data.start() < stream.end()))
             .map(EntryId)
             .collect()
+    }
+
+    fn written_otherwise(&self) -> bool {
+        self.all_written().any(|written| written.name != 0 || written.link != 0)
     }
 }
 

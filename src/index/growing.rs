@@ -16,8 +16,9 @@ use crate::range::ByteRange;
 use crate::stream::Checkpoint;
 
 use super::names::{self, MAX_HOPS, MAX_NAME, MAX_PATH, MAX_SYMLINK, NameFault, shown};
-use super::record::{self, NONE, OPAQUE, REPLACING, Record, SPARSE, WHITEOUTS, pair};
+use super::record::{self, DEAD, IMPLIED, NONE, OPAQUE, REPLACING, Record, SPARSE, WHITEOUTS, pair};
 use super::spans::{Mark, Marks, Span};
+use super::written::{MAX_WRITTEN, Written};
 use super::{Entries, Entry, EntryId, IndexError, Kind, Member};
 use records::Records;
 
@@ -66,12 +67,16 @@ struct Place {
     missing: Vec<Vec<u8>>,
     /// The first of them is something else than a directory.
     blocked: bool,
+    /// The way leads through a symlink of the layer.
+    through_symlink: bool,
 }
 
 /// What a hardlink links to.
 struct LinkTarget {
     path: Vec<u8>,
     entry: Option<u32>,
+    /// That this is what was written could only be told by what else the layer has.
+    followed: bool,
 }
 
 /// Directories that no entry declares. Images have hardly any; but each can be had for two bytes of a name that a tar
@@ -83,6 +88,9 @@ pub struct GrowingIndex {
     records: Records,
     /// Directories made because something was to be in them.
     implied: u64,
+    written: Vec<Written>,
+    /// Whether some of them tell names.
+    written_otherwise: bool,
     marks: Marks,
     changes: Vec<Change>,
     warnings: Vec<String>,
@@ -103,6 +111,8 @@ impl GrowingIndex {
         GrowingIndex {
             records: Records::new(),
             implied: 0,
+            written: Vec::new(),
+            written_otherwise: false,
             marks: Marks::new(),
             changes: Vec::new(),
             warnings: Vec::new(),
@@ -204,28 +214,28 @@ impl GrowingIndex {
         if kind == Kind::File && parents.is_empty() && names::is_internal(name) {
             return Err(Refusal::Hide);
         }
-        let place = self.place(parents, name.len()).map_err(name_fault)?;
-        if whiteout && place.blocked {
-            // What it would hide does not exist, and what is there instead stays.
-            return Err(Refusal::Skip("it is a whiteout in what is no directory".to_owned()));
+        match kind {
+            Kind::Symlink => check_symlink(&member.link)?,
+            Kind::CharDevice | Kind::BlockDevice => check_device(member.major, member.minor)?,
+            _ => {}
         }
-        let target = match kind {
-            Kind::Hardlink => Some(self.link_target(&member.link)?),
-            Kind::Symlink => {
-                check_symlink(&member.link)?;
-                None
+        let found = self.find_place(parents, name, (member, kind));
+        let (place, target) = match found {
+            Ok(found) => found,
+            // Over the layers below it may be something after all.
+            Err(refusal @ Refusal::Skip(_)) => {
+                self.keep_refused(&path, (member, kind))?;
+                return Err(refusal);
             }
-            Kind::CharDevice | Kind::BlockDevice => {
-                check_device(member.major, member.minor)?;
-                None
-            }
-            _ => None,
+            Err(refusal) => return Err(refusal),
         };
+        let through_symlink = place.through_symlink;
         let dir = self.make(place)?;
         let mut replacing = false;
         if let Some(old) = self.records.find(dir, name) {
             if kind == Kind::Directory && self.records.get(old).is(Kind::Directory) {
                 self.declare(old, member)?;
+                self.note_again(old, through_symlink.then_some(&*path))?;
                 return Ok(old);
             }
             self.replace(dir, name, old);
@@ -242,10 +252,106 @@ impl GrowingIndex {
             record.kind |= REPLACING;
         }
         let id = self.records.insert(dir, name, record)?;
+        let link = target.as_ref().filter(|target| target.followed);
+        if through_symlink || link.is_some() {
+            let link = link.map(|_| &*member.link);
+            self.note_written(id, through_symlink.then_some(&*path), link)?;
+        }
         if let Some(target) = target.and_then(|target| target.entry) {
             self.records.get_mut(target).nlink += 1;
         }
         Ok(id)
+    }
+
+    /// Where in the layer a member belongs, and what it is a hardlink to.
+    fn find_place(
+        &self,
+        parents: &[&[u8]],
+        name: &[u8],
+        (member, kind): (&Member, Kind),
+    ) -> Result<(Place, Option<LinkTarget>), Refusal> {
+        let place = self.place(parents, name.len()).map_err(name_fault)?;
+        let hidden = |name: &Vec<u8>| names::never_shown(name, Kind::Directory);
+        if place.blocked && (names::is_whiteout(name) || place.missing.iter().any(hidden)) {
+            // What it would hide does not exist, and what nobody sees takes no one's place.
+            return Err(Refusal::Skip("it is a whiteout in what is no directory".to_owned()));
+        }
+        let target = match kind {
+            Kind::Hardlink => Some(self.link_target(&member.link)?),
+            _ => None,
+        };
+        Ok((place, target))
+    }
+
+    /// Keeps what the layer by itself has nowhere.
+    fn keep_refused(&mut self, path: &[&[u8]], (member, kind): (&Member, Kind)) -> Result<(), IndexError> {
+        let Some((name, parents)) = path.split_last() else {
+            return Ok(());
+        };
+        let link = match kind {
+            Kind::Hardlink => Some(&*member.link),
+            _ => None,
+        };
+        if link.is_some_and(|link| names::normalise(link).map_or(true, |link| link.is_empty())) {
+            return Ok(());
+        }
+        let mut record = self.record_of(member, kind, names::is_whiteout(name), None)?;
+        record.kind |= DEAD;
+        record.parent = self.place(parents, name.len()).map_or(0, |place| place.dir.0);
+        let id = self.records.keep_dead(name, record)?;
+        self.note_written(id, Some(path), link)
+    }
+
+    /// Notes how the member that made an entry was written.
+    fn note_written(&mut self, id: u32, path: Option<&[&[u8]]>, link: Option<&[u8]>) -> Result<(), IndexError> {
+        let name = path.map(|path| path.join(&b'/'));
+        let link = link
+            .and_then(|link| names::normalise(link).ok())
+            .map(|link| link.join(&b'/'));
+        self.written_otherwise |= name.is_some() || link.is_some();
+        let mut keep = |text: Option<Vec<u8>>| text.map_or(Ok(0), |text| self.records.keep_link(&text));
+        let written = Written {
+            entry: id,
+            before: id,
+            name: keep(name)?,
+            link: keep(link)?,
+        };
+        self.push_written(written)
+    }
+
+    /// Notes that a directory is declared again. As long as every entry is where its name says, that changes nothing.
+    fn note_again(&mut self, id: u32, path: Option<&[&[u8]]>) -> Result<(), IndexError> {
+        if self.implied == 0 && self.written.is_empty() {
+            return Ok(());
+        }
+        self.written_otherwise |= path.is_some();
+        let name = match path {
+            Some(path) => self.records.keep_link(&path.join(&b'/'))?,
+            None => 0,
+        };
+        let before = self.records.all().len() as u32;
+        let link = 0;
+        self.push_written(Written {
+            entry: id,
+            before,
+            name,
+            link,
+        })
+    }
+
+    fn push_written(&mut self, written: Written) -> Result<(), IndexError> {
+        if self.written.len() >= MAX_WRITTEN {
+            return Err(IndexError::TooLarge {
+                what: "names that lead through symlinks and directories that are declared again",
+                limit: MAX_WRITTEN as u64,
+            });
+        }
+        self.written.push(written);
+        Ok(())
+    }
+
+    pub(super) fn written(&self) -> &[Written] {
+        &self.written
     }
 
     /// A record of what `member` is, without its place in the tree.
@@ -354,8 +460,12 @@ impl GrowingIndex {
             .first()
             .is_some_and(|(name, _)| self.records.find(dir, name).is_some());
         let missing = missing.iter().map(|(name, _)| name.to_vec()).collect();
-        let dir = EntryId(dir);
-        Ok(Place { dir, missing, blocked })
+        Ok(Place {
+            dir: EntryId(dir),
+            missing,
+            blocked,
+            through_symlink: hops > 0,
+        })
     }
 
     /// The directory that a place is, made as far as it is missing.
@@ -379,6 +489,10 @@ impl GrowingIndex {
                 record.kind |= REPLACING;
             }
             dir = self.records.insert(dir, &name, record)?;
+            if place.through_symlink {
+                // Nothing says that it is meant to be at this very place.
+                self.note_written(dir, None, None)?;
+            }
         }
         Ok(dir)
     }
@@ -423,9 +537,11 @@ impl GrowingIndex {
             }
             if record.is(Kind::Hardlink) && record.target == NONE {
                 let path = record.link(self.records.pool()).unwrap_or_default().to_vec();
-                return Ok(LinkTarget { path, entry: None });
+                let (entry, followed) = (None, true);
+                return Ok(LinkTarget { path, entry, followed });
             }
         }
+        let followed = place.through_symlink || found.is_none() && self.is_below_implied(place.dir.0);
         let mut path = match place.dir {
             EntryId::ROOT => Vec::new(),
             dir => vec![self.path(dir)],
@@ -440,7 +556,15 @@ impl GrowingIndex {
                 id
             }
         });
-        Ok(LinkTarget { path, entry })
+        Ok(LinkTarget { path, entry, followed })
+    }
+
+    /// Whether it depends on the layers below if a directory, or one that it is in, exists by now.
+    fn is_below_implied(&self, mut dir: u32) -> bool {
+        while dir != 0 && !self.records.get(dir).has(IMPLIED) {
+            dir = self.records.get(dir).parent;
+        }
+        dir != 0
     }
 
     /// From now on keeps the members that are added, for [`GrowingIndex::take_journal`].
@@ -508,5 +632,9 @@ impl Entries for GrowingIndex {
 
     fn entries_at(&self, stream: ByteRange) -> Vec<EntryId> {
         self.records.stored_in(stream)
+    }
+
+    fn written_otherwise(&self) -> bool {
+        self.written_otherwise
     }
 }

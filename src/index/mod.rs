@@ -20,6 +20,7 @@
 //! |---|---|
 //! | entries of a layer | 4,194,304 |
 //! | directories in a layer that no entry declares | 1,048,576 |
+//! | names that lead through symlinks of their layer, and directories declared again after one | 4,194,304 |
 //! | bytes of names, link targets and attributes in a layer, all together | 256 MiB |
 //! | bytes of the headers before one entry (PAX, GNU long name, sparse map) | 1 MiB each |
 //! | pieces of a sparse file | 131,072 |
@@ -43,13 +44,14 @@ mod record;
 mod sample;
 mod spans;
 mod tar;
+mod written;
 
 use std::path::PathBuf;
 
 use crate::digest::Digest;
 use crate::range::ByteRange;
 
-pub use file::{LayerFacts, LayerIndex};
+pub use file::{LayerFacts, LayerIndex, WrittenMember};
 pub use growing::{Change, GrowingIndex};
 pub use member::Member;
 pub(crate) use names::{OPAQUE, WHITEOUT, never_shown};
@@ -190,6 +192,10 @@ pub trait Entries {
     /// The files with stored bytes in `stream`, a range of the decompressed stream, in stream order. Those that no
     /// name leads to any more are left out.
     fn entries_at(&self, stream: ByteRange) -> Vec<EntryId>;
+
+    /// Whether a name or the target of a hardlink leads through a symlink of the layer, or to another hardlink, so that
+    /// over other layers it may be another.
+    fn written_otherwise(&self) -> bool;
 
     /// The path of an entry from the layer's root, without a leading slash; empty for the root.
     fn path(&self, id: EntryId) -> Vec<u8> {

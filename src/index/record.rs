@@ -48,6 +48,13 @@ pub(super) struct Record {
     pub extra: u32,
 }
 
+/// A path or link target that is in the pool.
+pub(super) fn text(pool: &[u8], at: u32) -> Option<&[u8]> {
+    let mut fields = Fields(pool.get(usize::try_from(at).ok()?..)?);
+    let len = usize::from(fields.u16()?);
+    fields.take(len)
+}
+
 /// Two numbers in one `place`.
 pub(super) fn pair(high: u32, low: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
@@ -115,12 +122,10 @@ impl Record {
     }
 
     pub fn link<'a>(&self, pool: &'a [u8]) -> Option<&'a [u8]> {
-        if self.link == 0 {
-            return Some(b"");
+        match self.link {
+            0 => Some(b""),
+            at => text(pool, at),
         }
-        let mut fields = Fields(pool.get(usize::try_from(self.link).ok()?..)?);
-        let len = usize::from(fields.u16()?);
-        fields.take(len)
     }
 
     fn extra<'a>(&self, pool: &'a [u8]) -> Option<Extra<'a>> {

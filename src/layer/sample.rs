@@ -1,6 +1,7 @@
 //! What the tests of layers and of the tree share: tars written in a line per entry, and blobs in memory.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,11 +26,26 @@ const STEP: u64 = 8 << 10;
 
 /// One member of a tar. Its owner is the layer's number and its mode the line's, so that it can be told from others of
 /// the same name.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Line {
     pub path: String,
     pub what: What,
     pub dress: Dress,
+}
+
+/// As [`lines`] reads it: what a test has found is to be read.
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = &self.path;
+        match &self.what {
+            What::Directory => write!(f, "d {path}"),
+            What::File(size) => write!(f, "f {path} {size}"),
+            What::Symlink(to) => write!(f, "l {path} {to}"),
+            What::Hardlink(to) => write!(f, "h {path} {to}"),
+            What::Fifo => write!(f, "p {path}"),
+            What::Device => write!(f, "c {path}"),
+        }
+    }
 }
 
 /// What a member says besides what it is, and how it says it.

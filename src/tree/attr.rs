@@ -107,9 +107,9 @@ impl Tree {
         let ino = Ino::own(number, entry);
         let found = self.layer(number, ino)?.glance(|view| {
             let found = view.entries().entry(entry)?;
-            Some((Attr::of_entry(ino, &found), found.implied, view.complete()))
+            Some((Attr::of_entry(ino, &found), found.implied, found.nlink, view.complete()))
         })?;
-        let Some((mut attr, implied, complete)) = found else {
+        let Some((mut attr, implied, names, complete)) = found else {
             return Err(TreeError::Stale(ino));
         };
         if attr.kind == Kind::Directory {
@@ -117,7 +117,8 @@ impl Tree {
             return Ok(attr);
         }
         match self.links() {
-            Some(links) => attr.nlink += links.get(&(number, entry)).copied().unwrap_or(0),
+            // One that its layer by itself has nowhere is shown because of the layers below.
+            Some(links) => attr.nlink = (names + links.get(&(number, entry)).copied().unwrap_or(0)).max(1),
             // A layer above, or the rest of this one, may give it another name.
             None => attr.settled = false,
         }

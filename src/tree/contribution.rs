@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::extraction::{Extraction, join};
 use super::{Ino, Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, WHITEOUT, never_shown};
-use crate::layer::Want;
+use crate::layer::{View, Want};
 
 /// What a whiteout's name hides; none if it is no whiteout, or one that has no effect on other names.
 pub(super) fn hidden_by<'a>(whiteout: &Entry<'a>) -> Option<&'a [u8]> {
@@ -291,6 +291,9 @@ impl Tree {
                 self.layers[layer]
                     .ask(Want::Little, what, move |view| {
                         let entries = view.entries();
+                        if is_undecided(view, layer) {
+                            return None;
+                        }
                         let Some(entry) = entries.child(directory, &wanted).and_then(|id| entries.entry(id)) else {
                             return view.complete().then_some(Own::Nothing);
                         };
@@ -318,6 +321,9 @@ impl Tree {
                     .await?
             }
         };
+        if let Some(extraction) = self.extraction_of_complete(layer).await? {
+            return Ok(extraction.child(&dir.path, name));
+        }
         let own = match own {
             // Told at once. What the layer may have there by way of a symlink below is known only when it is complete.
             Own::Directory(contribution, solid) if contribution.attrs.is_some() => {
@@ -364,21 +370,28 @@ impl Tree {
         if let Some(extraction) = self.extraction_of_complete(at.layer).await? {
             return Ok(laid_out(&extraction));
         }
-        if let Some(directory) = at.entry {
-            let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path));
-            let own = self.layers[at.layer]
-                .ask(Want::Little, what, move |view| {
-                    let found = own(view.entries(), directory);
+        let own = match at.entry {
+            None => false,
+            Some(directory) => {
+                let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path));
+                let told = move |view: View<'_>| {
+                    let found = !is_undecided(view, at.layer) && own(view.entries(), directory);
                     (found || view.complete()).then_some(found)
-                })
-                .await?;
-            if own {
-                return Ok(true);
+                };
+                self.layers[at.layer].ask(Want::Little, what, told).await?
             }
+        };
+        if own && self.layers[at.layer].index().is_none() {
+            return Ok(true);
         }
         let extraction = self.extraction(at.layer).await?;
-        Ok(extraction.is_some_and(|extraction| laid_out(&extraction)))
+        Ok(extraction.map_or(own, |extraction| laid_out(&extraction)))
     }
+}
+
+/// Whether it will be known only at the end where the entries of a layer are over those below.
+fn is_undecided(view: View<'_>, layer: usize) -> bool {
+    layer > 0 && !view.complete() && view.entries().written_otherwise()
 }
 
 /// Whether a layer hides what lower layers have under `name` in its directory `directory`: by a whiteout, or because

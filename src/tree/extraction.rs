@@ -2,8 +2,8 @@
 //!
 //! With `lib -> usr/lib` in a lower layer, an entry `lib/x` of a layer that has no entry for `lib` lands in
 //! `usr/lib/x`, and may meet there what the layer has put at that path itself. Who has the path is then a question of
-//! order, so the entries of such a layer are laid out one by one over what the layers below give, as extraction would
-//! do it. Layers declare the parents of their entries as a rule, so that hardly any is such a layer; but whether one
+//! order, so the members of such a layer are laid out one by one over what the layers below give, as extraction would
+//! do it; and so are those of a layer with names that lead through its own symlinks. Layers declare the parents of their entries as a rule, so that hardly any is such a layer; but whether one
 //! is is known only when it is complete.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::contribution::{Child, Contribution, Dir, hidden_by};
+use super::link::is_refused;
 use super::lookup::{Found, MOST_SYMLINKS, split};
 use super::{Ino, Tree, TreeError};
-use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, OPAQUE, WHITEOUT, never_shown};
+use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, OPAQUE, WHITEOUT, WrittenMember, never_shown};
 
 /// The most names in the layers that are laid out this way, in all layers of an image together. They are in memory.
 const MOST_NAMES: usize = 2 << 20;
@@ -201,7 +202,8 @@ impl Tree {
                 .entry(id)
                 .is_some_and(|entry| is_implied(entry.clone()) || is_doubtful(&entry))
         };
-        *self.plain[number].get_or_init(|| (1..index.len()).map(EntryId).all(is_plain))
+        let leads_elsewhere = number > 0 && index.written_otherwise();
+        *self.plain[number].get_or_init(|| !leads_elsewhere && (1..index.len()).map(EntryId).all(is_plain))
     }
 
     async fn extract(&self, number: usize) -> Result<Option<Extraction>, TreeError> {
@@ -216,43 +218,40 @@ impl Tree {
             lower: HashMap::new(),
             names: 0,
             opened: HashSet::new(),
-            loops: HashSet::new(),
+            lost: 0,
+            first_lost: None,
             result: Extraction {
                 layer: number,
                 directories: vec![Directory {
-                    entry: Some(EntryId::ROOT),
                     solid: true,
                     ..Directory::default()
                 }],
                 links: HashMap::new(),
             },
         };
-        for id in (1..index.len()).map(EntryId) {
-            if id.0.is_multiple_of(TURN) {
+        for (member, turn) in index.members().zip(0u32..) {
+            if turn.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
             if extracting.names > MOST_NAMES {
                 break;
             }
-            if let Some(entry) = index.entry(id) {
-                extracting.enter(&entry).await?;
-            }
+            extracting.enter(&member).await?;
         }
         let names = extracting.names;
         if self.names.fetch_add(names, Ordering::Relaxed) + names > MOST_NAMES {
             self.names.fetch_sub(names, Ordering::Relaxed);
             return Err(TreeError::TooManyNames { layer: number });
         }
-        if let Some(first) = extracting.loops.iter().min() {
-            let (path, others) = (index.path(*first), extracting.loops.len() - 1);
-            let path = path.escape_ascii();
-            let others = if others > 0 {
-                format!(" and {others} more")
-            } else {
-                String::new()
+        if let Some(first) = &extracting.first_lost {
+            let others = match extracting.lost - 1 {
+                0 => String::new(),
+                others => format!(" and {others} more"),
             };
-            tracing::warn!("layer {number}: what is in '{path}'{others} is left out: it is a loop of symlinks");
+            let first = first.escape_ascii();
+            tracing::warn!("layer {number}: '{first}'{others} left out: the way leads into a loop of symlinks");
         }
+        extracting.set_entries();
         Ok(Some(extracting.result))
     }
 
@@ -260,6 +259,9 @@ impl Tree {
     /// that was a hard link before may be one of such a symlink. Whether a hard link to a lower layer has taken the place
     /// of another entry, or is none, is also told by those.
     async fn needs_layers_below(&self, number: usize, index: &LayerIndex) -> Result<bool, TreeError> {
+        if number > 0 && index.written_otherwise() {
+            return Ok(true);
+        }
         let mut entries = (1..index.len()).filter_map(|id| index.entry(EntryId(id)));
         if entries.any(|entry| is_doubtful(&entry)) {
             return Ok(true);
@@ -305,16 +307,15 @@ struct Extracting<'a> {
     names: usize,
     /// Directories of the tar whose whiteouts are laid out.
     opened: HashSet<EntryId>,
-    /// Directories of the tar that lead into a loop of symlinks.
-    loops: HashSet<EntryId>,
+    /// Members that a loop of symlinks leads nowhere, and the path of the first.
+    lost: usize,
+    first_lost: Option<Vec<u8>>,
     result: Extraction,
 }
 
 /// A name on a way from the root.
 struct Step {
     name: Vec<u8>,
-    /// The tar's directory that was meant; none for names in a symlink, and for those behind one.
-    entry: Option<EntryId>,
     at: At,
     /// Whether lower layers have no part in what is there.
     cut: bool,
@@ -330,13 +331,6 @@ enum At {
     Other,
 }
 
-/// A name to go to.
-struct Next {
-    name: Vec<u8>,
-    /// The directory of the tar that it is, if it is one.
-    entry: Option<EntryId>,
-}
-
 /// For whom a way is looked for.
 #[derive(Clone, Copy, PartialEq)]
 enum For {
@@ -347,34 +341,46 @@ enum For {
 }
 
 impl Extracting<'_> {
-    async fn enter(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        if entry.kind == Kind::Directory && entry.implied {
-            // What is in it makes it.
-            return Ok(());
-        }
-        let parents = self.way_to(entry.parent);
+    async fn enter(&mut self, member: &WrittenMember<'_>) -> Result<(), TreeError> {
+        let entry = &member.entry;
         // Whatever its place in the tar, a whiteout holds for all that its layer has in the same directory.
-        for directory in [EntryId::ROOT].into_iter().chain(parents.iter().copied()) {
+        for directory in self.way_to(entry.parent) {
             if self.opened.insert(directory) {
                 self.hide_in(directory).await?;
             }
         }
+        let path = member.name.map_or_else(|| self.index.path(entry.id), <[u8]>::to_vec);
+        let mut names = split(&path);
+        names.pop();
         if entry.name.starts_with(WHITEOUT) && entry.kind == Kind::File {
-            return self.hide(&parents, entry.name == OPAQUE, hidden_by(entry)).await;
+            return self.hide(names, entry.name == OPAQUE, hidden_by(entry)).await;
         }
         // Making its parents may take away what a link is to; by itself a layer shows one that lands nowhere.
         let target = match entry.kind {
-            Kind::Hardlink => self.target(entry).await?,
+            Kind::Hardlink => self.target(member).await?,
             _ => None,
         };
-        if entry.kind == Kind::Hardlink {
+        let is_refused = entry.kind == Kind::Hardlink && is_refused(entry);
+        if is_refused && target.is_none() {
+            return Ok(());
+        }
+        if entry.kind == Kind::Hardlink && !is_refused {
             self.result.links.insert(entry.id, target);
         }
-        let Some(way) = self.walk(self.names(&parents), For::Entry).await? else {
-            self.loops.insert(entry.parent);
+        let Some(way) = self.walk(names, For::Entry).await? else {
+            self.lost += 1;
+            self.first_lost.get_or_insert(path);
             return Ok(());
         };
-        let parent = self.make(&way, !never_shown(entry.name, entry.kind));
+        let shown = is_shown(&way) && !never_shown(entry.name, entry.kind);
+        if !shown && way.iter().any(|step| step.at == At::Other) {
+            // What nobody sees takes no one's place.
+            return Ok(());
+        }
+        let parent = self.make(&way, shown);
+        if is_refused {
+            self.result.links.insert(entry.id, target);
+        }
         match entry.kind {
             Kind::Directory => self.declare(&way, parent, entry).await?,
             Kind::Hardlink => {
@@ -393,22 +399,30 @@ impl Extracting<'_> {
         let Some(entry) = index.entry(directory).filter(|entry| entry.whiteouts) else {
             return Ok(());
         };
-        let way = self.way_to(directory);
-        let children = index.children(directory);
-        let children: Vec<_> = children.into_iter().filter_map(|id| index.entry(id)).collect();
-        let hidden = children.iter().filter_map(hidden_by);
-        self.hide(&way, entry.opaque, hidden).await
+        let children = index.children(directory).into_iter();
+        let hidden = children.filter_map(|id| Some((index.written_name(id), hidden_by(&index.entry(id)?)?)));
+        let (elsewhere, here): (Vec<_>, Vec<_>) = hidden.partition(|(written, _)| written.is_some());
+        let mark = index.child(directory, OPAQUE).and_then(|mark| index.written_name(mark));
+        let opaque = entry.opaque && mark.is_none();
+        let here = here.into_iter().map(|(_, name)| name);
+        self.hide(split(&index.path(directory)), opaque, here).await?;
+        let elsewhere = elsewhere.into_iter().map(|(written, name)| (written, Some(name)));
+        for (written, name) in elsewhere.chain(mark.map(|mark| (Some(mark), None))) {
+            let mut names = split(written.unwrap_or_default());
+            names.pop();
+            self.hide(names, name.is_none(), name).await?;
+        }
+        Ok(())
     }
 
-    /// Hides names, or all, of what lower layers have at the end of a way of directories of the tar. Where nothing is
-    /// there is nothing to hide.
+    /// Hides names, or all, of what lower layers have in a directory. Where nothing is there is nothing to hide.
     async fn hide<'n>(
         &mut self,
-        way: &[EntryId],
+        directory: Vec<Vec<u8>>,
         opaque: bool,
         names: impl IntoIterator<Item = &'n [u8]>,
     ) -> Result<(), TreeError> {
-        let Some(way) = self.walk(self.names(way), For::Entry).await? else {
+        let Some(way) = self.walk(directory, For::Entry).await? else {
             return Ok(());
         };
         if way.iter().all(|step| matches!(step.at, At::Directory(_))) {
@@ -420,69 +434,64 @@ impl Extracting<'_> {
         Ok(())
     }
 
-    /// The directories of the tar on the way to one of them, and that one.
+    /// The directories of the tar on the way to one of them, the root and that one among them.
     fn way_to(&self, directory: EntryId) -> Vec<EntryId> {
-        let mut way = Vec::new();
+        let mut way = vec![directory];
         let mut at = directory;
         while at != EntryId::ROOT {
-            way.push(at);
             // The chain ends: a parent's number is always the lower one.
             at = self.index.entry(at).map_or(EntryId::ROOT, |entry| entry.parent);
+            way.push(at);
         }
         way.reverse();
         way
     }
 
-    fn names(&self, way: &[EntryId]) -> Vec<Next> {
-        let name = |id: &EntryId| self.index.entry(*id).map(|entry| entry.name.to_vec());
-        let next = |id: &EntryId| {
-            Some(Next {
-                name: name(id)?,
-                entry: Some(*id),
-            })
-        };
-        way.iter().filter_map(next).collect()
+    /// Notes which directories the layer by itself has at the same paths.
+    fn set_entries(&mut self) {
+        let mut todo = vec![(0, EntryId::ROOT)];
+        while let Some((number, directory)) = todo.pop() {
+            self.result.directories[number].entry = Some(directory);
+            for (name, item) in &self.result.directories[number].items {
+                let Item::Directory(number) = item else { continue };
+                let own = self.index.child(directory, name);
+                let is_directory = |id: &EntryId| self.index.entry(*id).is_some_and(|it| it.kind == Kind::Directory);
+                todo.extend(own.filter(is_directory).map(|own| (*number, own)));
+            }
+        }
     }
 
     /// Goes a way from the root, through symlinks; None if there are too many of them.
-    async fn walk(&mut self, names: Vec<Next>, whom: For) -> Result<Option<Vec<Step>>, TreeError> {
+    async fn walk(&mut self, names: Vec<Vec<u8>>, whom: For) -> Result<Option<Vec<Step>>, TreeError> {
         let mut way: Vec<Step> = Vec::new();
         let mut todo = names;
         todo.reverse();
         let mut hops = 0;
-        let mut direct = true;
-        while let Some(next) = todo.pop() {
-            if next.name == b".." {
+        while let Some(name) = todo.pop() {
+            if name == b".." {
                 // What is no directory, or does not exist, is left by `..` as if it were one.
                 way.pop();
                 continue;
             }
-            let (at, cut, symlink) = self.look(&way, &next, whom).await?;
+            let (at, cut, symlink) = self.look(&way, &name, whom).await?;
             if let Some(target) = symlink {
                 hops += 1;
                 if hops > MOST_SYMLINKS {
                     return Ok(None);
                 }
-                direct = false;
                 if target.starts_with(b"/") {
                     way.clear();
                 }
-                let names = split(&target).into_iter().rev();
-                todo.extend(names.map(|name| Next { name, entry: None }));
+                todo.extend(split(&target).into_iter().rev());
                 continue;
             }
-            way.push(Step {
-                entry: next.entry.filter(|_| direct),
-                name: next.name,
-                at,
-                cut,
-            });
+            way.push(Step { name, at, cut });
         }
         Ok(Some(way))
     }
 
-    /// What `next` is at the end of a way: where it points if it is a symlink.
-    async fn look(&mut self, way: &[Step], next: &Next, whom: For) -> Result<(At, bool, Option<Vec<u8>>), TreeError> {
+    /// What `name` is at the end of a way: where it points if it is a symlink.
+    async fn look(&mut self, way: &[Step], name: &[u8], whom: For) -> Result<(At, bool, Option<Vec<u8>>), TreeError> {
         let (parent, mut cut) = match way.last() {
             None => (Some(0), false),
             Some(step) => match step.at {
@@ -491,7 +500,7 @@ impl Extracting<'_> {
             },
         };
         let directory = parent.and_then(|parent| self.result.directories.get(parent));
-        match directory.and_then(|directory| directory.items.get(&*next.name)) {
+        match directory.and_then(|directory| directory.items.get(name)) {
             Some(Item::Directory(number)) => {
                 let own = &self.result.directories[*number];
                 let cut = if whom == For::Entry {
@@ -507,12 +516,12 @@ impl Extracting<'_> {
             None => {}
         }
         if whom == For::Entry {
-            cut |= directory.is_some_and(|directory| directory.opaque || directory.hides.contains(&*next.name));
+            cut |= directory.is_some_and(|directory| directory.opaque || directory.hides.contains(name));
         }
         if cut {
             return Ok((At::Nothing, true, None));
         }
-        Ok(match self.below(way, &next.name).await? {
+        Ok(match self.below(way, name).await? {
             None => (At::Nothing, false, None),
             Some(Found::Directory(_)) => (At::Directory(None), false, None),
             Some(Found::Leaf(layer, entry)) => (At::Other, false, self.tree.symlink_target(layer, entry)?),
@@ -542,7 +551,6 @@ impl Extracting<'_> {
 
     /// Makes the directories of a way as far as they are missing; with `solid` they exist from now on.
     fn make(&mut self, way: &[Step], solid: bool) -> usize {
-        let solid = solid && is_shown(way);
         let mut at = 0;
         for step in way {
             at = match self.result.directories[at].items.get(&*step.name) {
@@ -554,7 +562,6 @@ impl Extracting<'_> {
             };
             let directory = &mut self.result.directories[at];
             directory.solid |= solid;
-            directory.entry = step.entry.or(directory.entry);
         }
         at
     }
@@ -578,34 +585,24 @@ impl Extracting<'_> {
 
     /// Makes the directory that an entry declares.
     async fn declare(&mut self, way: &[Step], parent: usize, entry: &Entry<'_>) -> Result<(), TreeError> {
-        let next = Next {
-            name: entry.name.to_vec(),
-            entry: Some(entry.id),
-        };
         let number = match self.result.directories[parent].items.get(entry.name) {
             Some(Item::Directory(number)) => *number,
             Some(Item::Leaf(..)) => self.make_one(parent, entry.name, true, true),
             None => {
-                let (_, cut, symlink) = self.look(way, &next, For::Entry).await?;
+                let (_, cut, symlink) = self.look(way, entry.name, For::Entry).await?;
                 self.make_one(parent, entry.name, cut || symlink.is_some(), false)
             }
         };
-        let parents = way.iter().fold(Vec::new(), |path, step| join(&path, &step.name));
-        let direct = self.index.path(entry.id) == join(&parents, entry.name);
         let directory = &mut self.result.directories[number];
         directory.declared = Some(entry.id);
         directory.solid |= is_shown(way) && !never_shown(entry.name, Kind::Directory);
-        if direct {
-            directory.entry = Some(entry.id);
-        }
         Ok(())
     }
 
     /// What a hard link is by now.
-    async fn target(&mut self, link: &Entry<'_>) -> Result<Option<(usize, EntryId)>, TreeError> {
-        let mut names = split(link.link);
+    async fn target(&mut self, link: &WrittenMember<'_>) -> Result<Option<(usize, EntryId)>, TreeError> {
+        let mut names = split(link.link.unwrap_or(link.entry.link));
         let Some(last) = names.pop() else { return Ok(None) };
-        let names = names.into_iter().map(|name| Next { name, entry: None }).collect();
         let Some(way) = self.walk(names, For::Target).await? else {
             return Ok(None);
         };
@@ -619,17 +616,11 @@ impl Extracting<'_> {
             Some(_) => return Ok(None),
         };
         let item = own.and_then(|own| self.result.directories[own].items.get(&*last));
-        // One to another link is by its path one to the lower layer's file, whatever the tar has put at that path since.
-        let since = |entry: EntryId| link.target.is_none() && self.index.path(entry) == link.link;
         match item {
-            Some(Item::Leaf(layer, entry)) if *layer != self.result.layer || !since(*entry) => {
-                return Ok(Some((*layer, *entry)));
-            }
-            Some(Item::Directory(number))
-                if self.result.directories[*number].solid
-                    && !self.result.directories[*number].entry.is_some_and(since) =>
-            {
-                return Ok(None);
+            Some(Item::Leaf(layer, entry)) => return Ok(Some((*layer, *entry))),
+            Some(Item::Directory(number)) if self.result.directories[*number].solid => {
+                // It may be the one that the link is in, in the place of what the link is to.
+                return Ok(link.entry.target.map(|target| (self.result.layer, target)));
             }
             _ if cut => return Ok(None),
             _ => {}
@@ -646,9 +637,10 @@ fn is_shown(way: &[Step]) -> bool {
     !way.iter().any(|step| never_shown(&step.name, Kind::Directory))
 }
 
-/// Whether an entry is a link to a lower layer that has taken the place of another entry, unless it leads nowhere.
+/// Whether an entry is a link to a lower layer that has taken the place of another entry, or had its own taken, unless it
+/// leads nowhere.
 fn is_doubtful(entry: &Entry<'_>) -> bool {
-    entry.kind == Kind::Hardlink && entry.target.is_none() && entry.replacing
+    entry.kind == Kind::Hardlink && entry.target.is_none() && (entry.replacing || entry.nlink == 0)
 }
 
 /// The directories of a layer that only their children imply.

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::lookup::{Found, Moment, Walked, at_path};
 use super::{Tree, TreeError};
-use crate::index::{Entries, EntryId, Kind, LayerIndex};
+use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
 
 impl Tree {
     /// The entry that a name stands for: a hard link's target, anything else itself. None if the link leads nowhere,
@@ -22,6 +22,19 @@ impl Tree {
         if kind != Kind::Hardlink {
             return Ok(Some((layer, entry)));
         }
+        let (target, undecided) = self.layers[layer].glance(|view| {
+            let entries = view.entries();
+            (
+                entries.entry(entry).and_then(|entry| entry.target),
+                entries.written_otherwise(),
+            )
+        })?;
+        if let Some(target) = target {
+            return Ok(Some((layer, target)));
+        }
+        if layer > 0 && undecided {
+            self.extraction(layer).await?;
+        }
         if let Some(target) = self.known_extraction(layer).and_then(|known| known.link(entry)) {
             return Ok(target);
         }
@@ -32,6 +45,7 @@ impl Tree {
                 Some((entry.kind, entry.target, entry.link.to_vec()))
             })?;
             let path = match link {
+                Some((Kind::Hardlink, None, path)) if path.is_empty() => return Ok(None),
                 Some((Kind::Hardlink, None, path)) => path,
                 Some((Kind::Hardlink, Some(target), _)) => return Ok(Some((layer, target))),
                 Some((Kind::Directory, ..)) | None => return Ok(None),
@@ -45,9 +59,12 @@ impl Tree {
             // Where symlinks of lower layers lead, this layer may have put something before it made the link.
             let earlier = match walked.path == path {
                 true => None,
-                false => self.layers[layer].glance(|view| at_path(view.entries(), &walked.path))?,
+                false => self.layers[layer].glance(|view| {
+                    let entries = view.entries();
+                    at_path(entries, &walked.path).filter(|earlier| exists_by(entries, *earlier, entry))
+                })?,
             };
-            match (earlier.filter(|earlier| *earlier < entry), walked.found) {
+            match (earlier, walked.found) {
                 (Some(earlier), _) => entry = earlier,
                 (None, Some(Found::Leaf(layer, entry))) => return Ok(Some((layer, entry))),
                 (None, _) => return Ok(None),
@@ -98,9 +115,32 @@ impl Tree {
 fn links_to_lower_layers(index: &LayerIndex) -> Vec<EntryId> {
     let is_one = |id: &EntryId| {
         let entry = index.entry(*id);
-        entry.is_some_and(|entry| entry.kind == Kind::Hardlink && entry.target.is_none() && reachable(index, *id))
+        entry.is_some_and(|entry| {
+            entry.kind == Kind::Hardlink && entry.target.is_none() && (is_refused(&entry) || reachable(index, *id))
+        })
     };
     (0..index.len()).map(EntryId).filter(is_one).collect()
+}
+
+/// Whether an entry is there when the entry `moment` is extracted; a directory that none declares is if something is in it.
+fn exists_by(entries: &dyn Entries, id: EntryId, moment: EntryId) -> bool {
+    let mut todo = vec![id];
+    while let Some(id) = todo.pop() {
+        let Some(entry) = entries.entry(id).filter(|_| id < moment) else {
+            continue;
+        };
+        match entry.kind {
+            _ if never_shown(entry.name, entry.kind) => {}
+            Kind::Directory if entry.implied => todo.extend(entries.children(id)),
+            _ => return true,
+        }
+    }
+    false
+}
+
+/// Whether a layer by itself has nowhere what would be a hard link; over others it may be one.
+pub(super) fn is_refused(link: &Entry<'_>) -> bool {
+    link.link.is_empty()
 }
 
 /// Whether names lead to an entry of a layer: it, and no directory that it is in, was replaced by a later one.

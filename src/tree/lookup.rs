@@ -117,7 +117,7 @@ impl Tree {
     }
 
     /// What `path` is at the moment at which a layer's entry is extracted, symlinks in its parent part followed inside the
-    /// root. The last name is not followed: it is what the layers below have there.
+    /// root. The last name is not followed: it is what the layers below have there, if the layer declares no directory.
     pub(super) async fn walk(&self, moment: Moment, path: &[u8]) -> Result<Walked, TreeError> {
         let root = Dir::root(moment.layer, &self.epoch);
         let mut way: Vec<(Vec<u8>, Option<Found>)> = Vec::new();
@@ -137,7 +137,7 @@ impl Tree {
             };
             let here = path_of(way.iter().map(|(name, _)| name).chain([&name]));
             let own = self.layers[moment.layer].glance(|view| Earlier::at(view.entries(), &here, moment.entry))?;
-            let own = own.filter(|_| !todo.is_empty());
+            let own = own.filter(|own| !todo.is_empty() || matches!(own, Earlier::Directory));
             let target = match (&own, &lower) {
                 _ if todo.is_empty() => None,
                 (Some(Earlier::Symlink(target)), _) => Some(target.clone()),

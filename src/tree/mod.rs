@@ -160,7 +160,7 @@ impl Tree {
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>, TreeError> {
         let Some(mut attr) = self.find(parent, name).await? else {
             // Of a directory that a later entry has replaced nothing can be told; the kernel then looks for it anew.
-            return match self.is_replaced(parent)? {
+            return match self.is_replaced(parent).await? {
                 true => Err(TreeError::Stale(parent)),
                 false => Ok(None),
             };
@@ -199,11 +199,14 @@ impl Tree {
     }
 
     /// Whether a later entry has taken the place of a directory, or of a part of it, since it was handed out.
-    fn is_replaced(&self, directory: Ino) -> Result<bool, TreeError> {
+    async fn is_replaced(&self, directory: Ino) -> Result<bool, TreeError> {
         let parts = match directory.node() {
             Node::Own(layer, entry) => vec![(layer, entry)],
             Node::Merged => {
-                let (contributions, _) = self.dir(directory)?.known();
+                let dir = self.dir(directory)?;
+                // What was known of it is looked for anew once more has become known of its layers.
+                self.contribution(&dir, 0).await?;
+                let (contributions, _) = dir.known();
                 if contributions.is_empty() {
                     // It was replaced before anything could be found out about it.
                     return Ok(true);
@@ -274,7 +277,7 @@ impl Tree {
             Node::Own(layer, entry) => self.list_own(layer, entry).await?,
             Node::Manifest | Node::Config => return Err(TreeError::NotADirectory(ino)),
         };
-        if self.is_replaced(ino)? {
+        if self.is_replaced(ino).await? {
             return Err(TreeError::Stale(ino));
         }
         let listing = Arc::new(listing);

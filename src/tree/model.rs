@@ -19,8 +19,7 @@ pub(super) struct Model {
     merged: Vec<BTreeMap<Path, Node>>,
     /// Whether a later member of a layer took the place of an earlier one.
     pub replaced: bool,
-    /// Whether there is something in it of which an index keeps too little to tell what extraction gives: a hard link to
-    /// another one that leads nowhere, which is then what lower layers have under the other's name; how many names
+    /// Whether there is something in it of which an index keeps too little to tell what extraction gives: how many names
     /// things have in a directory whose place a hard link to nothing took; a whiteout in the place of a directory.
     pub unclear: bool,
     /// Whether two members of a layer want one place by different paths: until a layer is complete, that is not known.
@@ -47,26 +46,36 @@ pub(super) enum Node {
 #[derive(Debug, Clone, Default)]
 struct Own {
     nodes: BTreeMap<Path, OwnNode>,
-    /// What was put into it, one after the other.
+    /// What happened, one after the other.
     events: Vec<Event>,
-    /// Links to lower layers that were resolved.
-    links: BTreeMap<Path, Option<usize>>,
+    /// The line that declares the directory which an event has made, be it a later one: an entry holds before and after
+    /// its children.
+    declared: BTreeMap<usize, usize>,
+    /// What the hard link of an event is.
+    links: BTreeMap<usize, Option<usize>>,
 }
 
-/// Something that was put into a layer's own tree.
+/// A member of a layer, or a directory that its own tree has because of one.
 #[derive(Debug, Clone)]
 struct Event {
+    /// The path as it was written.
     path: Path,
+    /// The directory of the layer's own tree that it is in, as far as that exists.
+    dir: Path,
+    /// The path in that tree; as it was written if that has it nowhere.
+    own: Path,
     is: EventIs,
 }
 
 #[derive(Debug, Clone)]
 enum EventIs {
-    /// With the last line that declares it, be it a later one: an entry holds before and after its children.
-    Directory(Option<usize>),
+    /// The event that made it.
+    Directory(usize),
+    /// A directory to be in the way of something that was written with a symlink.
+    OnTheWay,
     Leaf(usize),
-    /// A hard link to a path.
-    Link(Path),
+    /// A hard link to a path, and what it is in its own layer, if that has it.
+    Link(Path, Option<OwnIs>),
 }
 
 #[derive(Debug, Clone)]
@@ -83,8 +92,8 @@ enum OwnIs {
     /// With the line that declares it.
     Directory(Option<usize>),
     Leaf(usize),
-    /// A hard link to a path in lower layers.
-    Link(Path),
+    /// A hard link to a lower layer.
+    Link,
 }
 
 fn clean(raw: &str) -> Path {
@@ -161,8 +170,8 @@ impl Model {
         own.nodes
             .insert(Path::new(), OwnNode::new(usize::MAX, OwnIs::Directory(None)));
         for (line, Line { path, what, .. }) in lines.iter().enumerate() {
-            let path = clean(path);
-            let Some((name, parents)) = path.split_last() else {
+            let written = clean(path);
+            let Some((name, written_parents)) = written.split_last() else {
                 if let What::Directory = what {
                     self.replaced |= own.declare(&Path::new(), line);
                 }
@@ -170,54 +179,86 @@ impl Model {
             };
             let whiteout = name.starts_with(".wh.");
             let what = if whiteout { &What::File(0) } else { what };
-            let Some(parents) = follow(parents, true, |path| self.own_symlink(&own, path)) else {
-                continue;
+            let to = match what {
+                What::Symlink(to) if to.is_empty() => continue,
+                What::Hardlink(to) => clean(to),
+                _ => Path::new(),
             };
-            let in_the_way = |len: usize| own.nodes.contains_key(&parents[..len]) && !own.is_directory(&parents[..len]);
-            if whiteout && (1..=parents.len()).any(in_the_way) {
+            let is_link = matches!(what, What::Hardlink(_));
+            if is_link && to.is_empty() {
                 continue;
             }
-            let is = match what {
-                What::Directory => OwnIs::Directory(Some(line)),
-                What::Hardlink(to) => match self.own_target(&own, to) {
-                    Some(is) => is,
-                    None => continue,
+            let parents = follow(written_parents, true, |path| self.own_symlink(&own, path));
+            let dir = own.deepest(parents.as_deref().unwrap_or_default());
+            let blocked = |parents: &Path| parents.len() > dir.len() && own.nodes.contains_key(&parents[..=dir.len()]);
+            let hidden = |parents: &Path| whiteout || never_shown(&parents[dir.len()..], true);
+            let parents = parents.filter(|parents| !blocked(parents) || !hidden(parents));
+            let target = self.own_target(&own, &to).filter(|_| is_link);
+            let leaf = (!is_link && !matches!(what, What::Directory)).then(|| {
+                self.inodes.push(Inode {
+                    tag: (layer, line),
+                    what: what.clone(),
+                    names: 0,
+                });
+                self.inodes.len() - 1
+            });
+            let happens = |dir, own, made| Event {
+                path: written.clone(),
+                dir,
+                own,
+                is: match leaf {
+                    Some(inode) => EventIs::Leaf(inode),
+                    None if is_link => EventIs::Link(to.clone(), target.clone()),
+                    None => EventIs::Directory(made),
                 },
-                What::Symlink(to) if to.is_empty() => continue,
-                what => {
-                    self.inodes.push(Inode {
-                        tag: (layer, line),
-                        what: what.clone(),
-                        names: 0,
-                    });
-                    OwnIs::Leaf(self.inodes.len() - 1)
+            };
+            let Some(parents) = parents.filter(|_| !is_link || target.is_some()) else {
+                // By itself the layer has it nowhere; over others it may be something.
+                let event = happens(dir, written.clone(), own.events.len());
+                if let EventIs::Directory(made) = event.is {
+                    own.declared.insert(made, line);
                 }
+                own.events.push(event);
+                continue;
             };
             for len in 1..=parents.len() {
                 let parent = parents[..len].to_vec();
                 if !own.is_directory(&parent) {
                     let replacing = own.remove(&parent);
                     self.replaced |= replacing;
-                    let event = own.happen(&parent, EventIs::Directory(None));
+                    let event = own.events.len();
+                    own.events.push(Event {
+                        path: parent.clone(),
+                        dir: parent[..len - 1].to_vec(),
+                        own: parent.clone(),
+                        is: match parents == written_parents {
+                            true => EventIs::Directory(event),
+                            false => EventIs::OnTheWay,
+                        },
+                    });
                     let is = OwnIs::Directory(None);
                     own.nodes.insert(parent, OwnNode { event, is, replacing });
                 }
             }
-            let path = [parents, vec![name.clone()]].concat();
+            let path = [&*parents, std::slice::from_ref(name)].concat();
             if own.is_directory(&path) && matches!(what, What::Directory) {
                 self.replaced |= own.declare(&path, line);
+                own.events.push(happens(parents, path.clone(), own.nodes[&path].event));
                 continue;
             }
             let removed = own.remove(&path);
             self.replaced |= removed;
-            let replacing = removed && matches!(is, OwnIs::Directory(_));
-            let happened = match (&is, what) {
-                (_, What::Hardlink(to)) => EventIs::Link(self.own_path(&own, to)),
-                (OwnIs::Directory(line), _) => EventIs::Directory(*line),
-                (OwnIs::Leaf(inode), _) => EventIs::Leaf(*inode),
-                (OwnIs::Link(to), _) => EventIs::Link(to.clone()),
+            let is = match (leaf, target.clone()) {
+                (Some(inode), _) => OwnIs::Leaf(inode),
+                (None, Some(is)) => is,
+                (None, None) => OwnIs::Directory(Some(line)),
             };
-            let event = own.happen(&path, happened);
+            let replacing = removed && matches!(is, OwnIs::Directory(_));
+            let event = own.events.len();
+            if let OwnIs::Directory(_) = is {
+                own.declared.insert(event, line);
+            }
+            own.events.push(happens(parents, path.clone(), event));
             own.nodes.insert(path, OwnNode { event, is, replacing });
         }
         let names: Vec<usize> = own.nodes.values().filter_map(OwnNode::leaf).collect();
@@ -231,12 +272,6 @@ impl Model {
         self.symlink(own.nodes.get(path)?.leaf()?)
     }
 
-    /// The path that a hard link to `to` has in the layer's own tree.
-    fn own_path(&self, own: &Own, to: &str) -> Path {
-        let to = clean(to);
-        follow(&to, false, |path| self.own_symlink(own, path)).unwrap_or(to)
-    }
-
     fn symlink(&self, inode: usize) -> Option<String> {
         match &self.inodes[inode].what {
             What::Symlink(to) => Some(to.clone()),
@@ -245,8 +280,7 @@ impl Model {
     }
 
     /// What a hard link to `to` is in its own layer; None if it is left out.
-    fn own_target(&self, own: &Own, to: &str) -> Option<OwnIs> {
-        let to = clean(to);
+    fn own_target(&self, own: &Own, to: &Path) -> Option<OwnIs> {
         let (name, parents) = to.split_last()?;
         if name.starts_with(".wh.") {
             return None;
@@ -258,10 +292,10 @@ impl Model {
         }
         let path = [parents, vec![name.clone()]].concat();
         match own.nodes.get(&path).map(|node| &node.is) {
-            Some(OwnIs::Directory(None)) if !own.has_more_than_whiteouts(&path) => Some(OwnIs::Link(path)),
+            Some(OwnIs::Directory(None)) if !own.has_more_than_whiteouts(&path) => Some(OwnIs::Link),
             Some(OwnIs::Directory(_)) => None,
             Some(other) => Some(other.clone()),
-            None => Some(OwnIs::Link(path)),
+            None => Some(OwnIs::Link),
         }
     }
 
@@ -285,31 +319,36 @@ impl Model {
             let Some((name, parents)) = event.path.split_last() else {
                 continue;
             };
-            if let EventIs::Directory(None) = event.is {
-                continue;
-            }
-            for len in 0..=parents.len() {
+            let line = match event.is {
+                EventIs::OnTheWay => continue,
+                EventIs::Directory(made) => match own.declared.get(&made) {
+                    Some(line) => Some(*line),
+                    None => continue,
+                },
+                _ => None,
+            };
+            for len in 0..=event.dir.len() {
                 // Whatever its place in the tar, a whiteout holds for all that its layer has in the same directory.
-                if opened.insert(parents[..len].to_vec()) {
-                    for whiteout in own.whiteouts_in(&parents[..len]) {
-                        self.hide(&mut disk, number, &parents[..len], whiteout);
+                if opened.insert(event.dir[..len].to_vec()) {
+                    for whiteout in own.whiteouts_in(&event.dir[..len]) {
+                        self.hide(&mut disk, number, whiteout);
                     }
                 }
             }
             if matches!(event.is, EventIs::Leaf(_)) && name.starts_with(".wh.") {
-                self.unclear |= own.events[..happened]
-                    .iter()
-                    .any(|other| under(&other.path, &event.path));
-                self.hide(&mut disk, number, parents, name);
+                self.unclear |= own.events[..happened].iter().any(|other| under(&other.own, &event.own));
+                self.hide(&mut disk, number, &event.path);
                 continue;
             }
             // Making its parents may take away what a link is to; by itself a layer shows one that lands nowhere.
             let mut target = None;
-            if let EventIs::Link(to) = &event.is {
-                self.unclear |= links.get(to) == Some(&None);
-                target = self.linked(&disk, to);
-                links.insert(event.path.clone(), target);
-                let was = |other: &Event| other.path == event.path || under(&other.path, &event.path);
+            if let EventIs::Link(to, by_itself) = &event.is {
+                target = self.linked(&disk, to, by_itself.as_ref());
+                if target.is_none() && by_itself.is_none() {
+                    continue;
+                }
+                links.insert(happened, target);
+                let was = |other: &Event| other.own == event.own || under(&other.own, &event.own);
                 self.unclear |= target.is_none() && own.events[..happened].iter().any(was);
             }
             let Some(place) = self.place(&disk, parents) else {
@@ -317,34 +356,42 @@ impl Model {
             };
             let at = [place.clone(), vec![name.clone()]].concat();
             let shown = !never_shown(&at, matches!(event.is, EventIs::Directory(_)));
+            let in_the_way = |len| matches!(disk.result.get(&place[..len]), Some(Node::Leaf(_)));
             if shown {
                 disk.make(&place);
+            } else if (1..=place.len()).any(in_the_way) {
+                // What nobody sees takes no one's place.
+                continue;
+            }
+            if let (EventIs::Link(_, None), Some(inode)) = (&event.is, target) {
+                self.inodes[inode].names += 1;
             }
             let leaf = !matches!(event.is, EventIs::Directory(_));
             self.contested |= landed.iter().any(|(other, by, other_leaf): &(Path, &Path, bool)| {
-                let same = *other == at && **by != event.path;
+                let same = *other == at && **by != event.own;
                 same || (leaf && under(other, &at)) || (*other_leaf && under(&at, other))
             });
-            landed.push((at.clone(), &event.path, leaf));
+            landed.push((at.clone(), &event.own, leaf));
             match &event.is {
-                EventIs::Directory(line) if shown => disk.declare(&at, number, *line),
-                EventIs::Directory(_) => {}
+                EventIs::Directory(_) if shown => disk.declare(&at, number, line),
+                EventIs::Directory(_) | EventIs::OnTheWay => {}
                 EventIs::Leaf(inode) => disk.put(&at, *inode, shown),
-                EventIs::Link(_) => {
+                EventIs::Link(..) => {
                     target.iter().for_each(|inode| disk.put(&at, *inode, shown));
                 }
             }
         }
-        for (path, node) in &own.nodes {
-            if let (OwnIs::Link(_), Some(Some(inode))) = (&node.is, links.get(path)) {
+        for node in own.nodes.values() {
+            if let (OwnIs::Link, Some(Some(inode))) = (&node.is, links.get(&node.event)) {
                 self.inodes[*inode].names += 1;
             }
         }
         self.own[number].links = links;
     }
 
-    /// Does what the whiteout `name` in the directory at `path` of the layer's own tree does.
-    fn hide(&self, disk: &mut Disk<'_>, number: usize, path: &[String], name: &str) {
+    /// Does what the whiteout that was written with `path` does.
+    fn hide(&self, disk: &mut Disk<'_>, number: usize, path: &[String]) {
+        let Some((name, path)) = path.split_last() else { return };
         let Some(place) = self.place(disk, path) else { return };
         let is_directory = |len| matches!(disk.result.get(&place[..len]), Some(Node::Directory(_)));
         if !(1..=place.len()).all(is_directory) {
@@ -358,7 +405,7 @@ impl Model {
         }
     }
 
-    /// Where the directory at `path` of a layer's own tree is by now; None if a loop of symlinks leads nowhere.
+    /// Where the directory that was written as `path` is by now; None if a loop of symlinks leads nowhere.
     fn place(&self, disk: &Disk<'_>, path: &[String]) -> Option<Path> {
         follow(path, true, |at| self.symlink_at(disk.result.get(at)))
     }
@@ -370,8 +417,8 @@ impl Model {
         }
     }
 
-    /// The inode that a link to `to` is by now.
-    fn linked(&self, disk: &Disk<'_>, to: &Path) -> Option<usize> {
+    /// The inode that a link to `to` is by now, which is `by_itself` in its own layer.
+    fn linked(&self, disk: &Disk<'_>, to: &Path, by_itself: Option<&OwnIs>) -> Option<usize> {
         let (name, parents) = to.split_last()?;
         // What the layer removes from lower ones can still be linked to.
         let look = |at: &Path| match disk.mine.contains_key(at) {
@@ -387,6 +434,11 @@ impl Model {
         }
         match look(&path) {
             Some(Node::Leaf(inode)) if passable => Some(inode),
+            // What the link is to has become the directory that the link is in.
+            Some(Node::Directory(_)) => match by_itself {
+                Some(OwnIs::Leaf(inode)) => Some(*inode),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -401,7 +453,7 @@ impl Model {
             let node = match &node.is {
                 OwnIs::Directory(line) => Node::Directory(line.map(|line| (layer, line))),
                 OwnIs::Leaf(inode) => Node::Leaf(*inode),
-                OwnIs::Link(_) => Node::Leaf((*own.links.get(path)?)?),
+                OwnIs::Link => Node::Leaf((*own.links.get(&node.event)?)?),
             };
             Some((path.clone(), node))
         };
@@ -500,18 +552,20 @@ impl Own {
         let Some(node) = self.nodes.get_mut(path) else {
             return false;
         };
-        if let Some(event) = self.events.get_mut(node.event) {
-            event.is = EventIs::Directory(Some(line));
-        }
+        self.declared.insert(node.event, line);
         match &mut node.is {
             OwnIs::Directory(declared) => declared.replace(line).is_some(),
             _ => false,
         }
     }
 
-    fn happen(&mut self, path: &Path, is: EventIs) -> usize {
-        self.events.push(Event { path: path.clone(), is });
-        self.events.len() - 1
+    /// The longest beginning of a path that is a directory.
+    fn deepest(&self, path: &[String]) -> Path {
+        let mut len = 0;
+        while len < path.len() && self.is_directory(&path[..=len]) {
+            len += 1;
+        }
+        path[..len].to_vec()
     }
 
     /// Takes away what is at `path`; true if anything was.
@@ -528,11 +582,12 @@ impl Own {
         })
     }
 
-    /// The names of the whiteouts that are, or were before something took their place, in a directory.
-    fn whiteouts_in<'a>(&'a self, path: &'a [String]) -> impl Iterator<Item = &'a str> + 'a {
+    /// How the whiteouts that are, or were before something took their place, in a directory were written.
+    fn whiteouts_in<'a>(&'a self, path: &'a [String]) -> impl Iterator<Item = &'a Path> + 'a {
         self.nodes.iter().filter_map(move |(other, node)| {
             let (name, parents) = other.split_last()?;
-            (parents == path && name.starts_with(".wh.") && node.is_or_was_leaf()).then_some(&**name)
+            let is_one = parents == path && name.starts_with(".wh.") && node.is_or_was_leaf();
+            is_one.then(|| &self.events[node.event].path)
         })
     }
 }

@@ -3,7 +3,7 @@
 use crate::case::Tool::{BsdTar, GnuTar, Umoci};
 use crate::case::{Case, tar};
 use crate::support::raw_tar::field::{MODE, UID};
-use crate::support::raw_tar::octal;
+use crate::support::raw_tar::{RawTar, octal};
 
 const OWN: &str = "it leaves nothing below a symlink, or removes that";
 
@@ -242,6 +242,137 @@ fn a_loop_of_symlinks_leads_nowhere() {
     .warns("loop of symlinks")
     .differs(Umoci, "it gives up at a loop")
     .check();
+}
+
+fn merged_usr() -> RawTar {
+    tar()
+        .dir("usr")
+        .dir("usr/lib")
+        .dir("usr/share")
+        .file("usr/share/k", "1")
+        .link(b'2', "lib", "usr/lib")
+}
+
+#[test]
+fn a_symlink_of_the_layer_that_lies_below_one_of_a_lower_layer() {
+    let upper = tar().link(b'2', "lib/s", "../share/s").file("lib/s/x", "2");
+    Case::of([merged_usr().end(), upper.end()])
+        .root([
+            "lib l -> usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/s l -> ../share/s",
+            "usr/share d",
+            "usr/share/k f =1",
+            "usr/share/s d",
+            "usr/share/s/x f =2",
+        ])
+        .own(
+            1,
+            [
+                "lib d",
+                "lib/s l -> ../share/s",
+                "share d",
+                "share/s d",
+                "share/s/x f =2",
+            ],
+        )
+        .differs(GnuTar, "it makes symlinks last")
+        .differs(BsdTar, "it makes symlinks last")
+        .check();
+}
+
+#[test]
+fn whiteouts_and_hard_links_through_such_a_symlink() {
+    let upper = tar()
+        .link(b'2', "lib/s", "../share")
+        .link(b'1', "h", "lib/s/k")
+        .file("lib/s/.wh.k", "");
+    Case::of([merged_usr().end(), upper.end()])
+        .root([
+            "h f =1 x2",
+            "lib l -> usr/lib",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/s l -> ../share",
+            "usr/share d",
+        ])
+        .own(
+            1,
+            [
+                "h f =1 x2",
+                "lib d",
+                "lib/s l -> ../share",
+                "share d",
+                "share/.wh.k f =",
+            ],
+        )
+        .differs(GnuTar, "it has no sight of what the link is to")
+        .differs(BsdTar, "it has no sight of what the link is to")
+        .check();
+}
+
+#[test]
+fn a_symlink_of_the_layer_through_one_of_a_lower_layer_and_up() {
+    let lower = tar().dir("q").dir("q/r").dir("x").link(b'2', "up", "q/r");
+    let upper = tar().link(b'2', "s", "up/../x").file("s/a", "1");
+    Case::of([lower.end(), upper.end()])
+        .root([
+            "q d",
+            "q/r d",
+            "q/x d",
+            "q/x/a f =1",
+            "s l -> up/../x",
+            "up l -> q/r",
+            "x d",
+        ])
+        .own(1, ["s l -> up/../x", "x d", "x/a f =1"])
+        .differs(GnuTar, "it makes symlinks last")
+        .differs(BsdTar, "it makes symlinks last")
+        .check();
+}
+
+#[test]
+fn a_hard_link_to_what_is_a_directory_in_its_own_tar_only() {
+    let lower = tar().dir("usr").dir("usr/lib").link(b'2', "lib", "usr/lib");
+    let upper = tar().file("lib/x", "1").link(b'1', "h", "lib");
+    Case::of([lower.end(), upper.end()])
+        .root([
+            "h l -> usr/lib x2",
+            "lib l -> usr/lib ~h x2",
+            "usr d",
+            "usr/lib d",
+            "usr/lib/x f =1",
+        ])
+        .own(1, ["lib d", "lib/x f =1"])
+        .differs(GnuTar, OWN)
+        .differs(BsdTar, OWN)
+        .check();
+}
+
+#[test]
+fn a_hard_link_to_a_hard_link_to_nothing_is_to_what_lies_below() {
+    let upper = tar().link(b'1', "a", "gone").link(b'1', "b", "a");
+    Case::of([tar().file("a", "1").end(), upper.end()])
+        .root(["a f =1 x2", "b f =1 ~a x2"])
+        .own(1, ["b f =1 x2"])
+        .differs(Umoci, "it gives up at the first")
+        .differs(GnuTar, "it gives up at the first")
+        .differs(BsdTar, "it gives up at the first")
+        .check();
+}
+
+#[test]
+fn the_last_entry_of_a_directory_counts_by_whatever_way() {
+    let mode = |mode: u32| move |block: &mut [u8]| octal(block, MODE, mode.into());
+    let upper = tar()
+        .with(b'5', "b/a", b"", mode(0o700))
+        .with(b'5', "c/a", b"", mode(0o711))
+        .with(b'5', "b/a", b"", mode(0o750));
+    Case::of([tar().dir("b").link(b'2', "c", "b").end(), upper.end()])
+        .root(["b d", "b/a d 0750", "c l -> b"])
+        .own(1, ["b d", "b/a d 0750", "c d", "c/a d 0711"])
+        .check();
 }
 
 #[test]

@@ -35,7 +35,12 @@ const LAYER: &str = "f a/b 600
     d gone/down
     f gone/down/file 4
     f gone
-    d a";
+    d a
+    l s a
+    f s/more
+    d s/dir
+    d a/dir
+    h lower low";
 
 fn grown() -> GrowingIndex {
     let mut index = GrowingIndex::new();
@@ -73,6 +78,77 @@ fn sparse_files_and_attributes_are_told() {
     assert_eq!((entry.size, entry.data.len()), (30, 5));
     assert_eq!(entry.xattrs().next(), Some((&b"user.a"[..], &b"1"[..])));
     assert_eq!(entry.xattrs().count(), 2);
+}
+
+/// The members of an index, one a line: the number of the line that declares it, and what was written if that is not what
+/// the entry says.
+fn written(index: &LayerIndex) -> Vec<String> {
+    let text = |text: Option<&[u8]>| text.map_or(String::new(), |text| String::from_utf8(text.to_vec()).unwrap());
+    let line = |member: WrittenMember<'_>| {
+        let line = format!("{} {} {}", member.entry.mode, text(member.name), text(member.link));
+        if member.entry.kind != Kind::Directory {
+            assert_eq!(index.written_name(member.entry.id), member.name);
+        }
+        line.trim_end().to_owned()
+    };
+    index.members().map(line).collect()
+}
+
+fn of(layer: &str) -> LayerIndex {
+    let mut index = GrowingIndex::new();
+    for member in members(layer) {
+        index.add(&member).unwrap();
+    }
+    let bytes = index.finish(&facts(), [0; 32]);
+    let file = LayerIndex::from_bytes(bytes).unwrap();
+    assert_eq!(index.written_otherwise(), file.written_otherwise());
+    file
+}
+
+#[test]
+fn members_are_told_as_they_were_written() {
+    let layer = "d d
+        f d/a
+        l s d
+        f s/b
+        h d/h s/b
+        d s/c/e
+        d d/c
+        d s/c
+        h low gone
+        h low2 low
+        h none d
+        h s/none d
+        h never /";
+    let told = [
+        "1",
+        "2",
+        "3",
+        "4 s/b",
+        "5  s/b",
+        "6 s/c/e",
+        "8",
+        "8 s/c",
+        "9",
+        "10  low",
+        "11 none d",
+        "12 s/none d",
+    ];
+    assert_eq!(written(&of(layer)), told);
+    assert!(of(layer).written_otherwise());
+}
+
+#[test]
+fn of_plain_layers_nothing_is_written_otherwise() {
+    let index = of("d a
+        f a/b
+        d a
+        l c a
+        h d a/b
+        f e/f
+        d e");
+    assert_eq!(written(&index), ["3", "2", "4", "5", "7", "6", "7"]);
+    assert!(!index.written_otherwise());
 }
 
 #[test]
@@ -151,6 +227,7 @@ fn ask(index: &LayerIndex) {
         }
         index.path(id);
     }
+    assert!(index.members().count() < 1000);
     index.entries_at(ByteRange::new(0, u64::MAX));
     for i in 0..index.spans_len().min(10) {
         let _ = (index.span(i), index.checkpoint(i));

@@ -118,7 +118,9 @@ impl Model {
         let kind = if whiteout { Kind::File } else { kind };
         let Some(parent) = self.follow(&path) else { return };
         let in_the_way = |len: usize| self.nodes.contains_key(&parent[..len]) && !self.is_directory(&parent[..len]);
-        if whiteout && (1..=parent.len()).any(in_the_way) {
+        let first = (1..=parent.len()).find(|len| in_the_way(*len));
+        let hidden = |len: usize| whiteout || parent[len - 1..].iter().any(|name| name.starts_with(".wh..wh."));
+        if first.is_some_and(hidden) {
             return;
         }
         let mut node = match kind {

@@ -67,11 +67,7 @@ impl Records {
 
     /// Puts a new entry into a directory that has no entry of that name.
     pub fn insert(&mut self, dir: u32, name: &[u8], mut record: Record) -> Result<u32, IndexError> {
-        if self.records.len() >= MAX_ENTRIES {
-            let limit = MAX_ENTRIES as u64;
-            return Err(IndexError::TooLarge { what: "entries", limit });
-        }
-        let id = self.records.len() as u32;
+        let id = self.next_id()?;
         record.parent = dir;
         record.name = self.keep(name)?;
         record.name_len = name.len() as u8;
@@ -94,6 +90,25 @@ impl Records {
             self.hold(dir);
         }
         Ok(id)
+    }
+
+    /// Puts an entry in that no name leads to.
+    pub fn keep_dead(&mut self, name: &[u8], mut record: Record) -> Result<u32, IndexError> {
+        let id = self.next_id()?;
+        record.nlink = 0;
+        record.name = self.keep(name)?;
+        record.name_len = name.len() as u8;
+        self.records.push(record);
+        self.siblings.push(NONE);
+        Ok(id)
+    }
+
+    fn next_id(&self) -> Result<u32, IndexError> {
+        if self.records.len() >= MAX_ENTRIES {
+            let limit = MAX_ENTRIES as u64;
+            return Err(IndexError::TooLarge { what: "entries", limit });
+        }
+        Ok(self.records.len() as u32)
     }
 
     /// Notes that an entry has declared a directory.

@@ -55,6 +55,12 @@ static REAL: LazyLock<Vec<u8>> = LazyLock::new(|| {
         member(Kind::Symlink, "d/link", "../x"),
         member(Kind::Hardlink, "e/name", "d/file"),
         member(Kind::Hardlink, "e/lower", "elsewhere"),
+        member(Kind::Hardlink, "e/again", "e/lower"),
+        member(Kind::Symlink, "s", "d"),
+        file("s/other", 6000, 7),
+        member(Kind::Directory, "s/more", ""),
+        member(Kind::Directory, "d/more", ""),
+        member(Kind::Hardlink, "none", "d"),
         member(Kind::CharDevice, "e/null", ""),
         member(Kind::Fifo, "e/pipe", ""),
     ] {
@@ -103,6 +109,10 @@ fuzz_target!(|input: &[u8]| {
             }
         }
         let _ = index.path(id);
+    }
+    let _ = index.written_otherwise();
+    for member in index.members().take(1000) {
+        let _ = (member.entry.id, index.written_name(member.entry.id));
     }
     let _ = index.entries_at(ByteRange::new(0, u64::MAX));
     let _ = index.entries_at(ByteRange::at(4096, 100));
