@@ -272,7 +272,7 @@ impl GrowingIndex {
     ) -> Result<(Place, Option<LinkTarget>), Refusal> {
         let place = self.place(parents, name.len()).map_err(name_fault)?;
         let hidden = |name: &Vec<u8>| names::never_shown(name, Kind::Directory);
-        if place.blocked && (names::is_whiteout(name) || place.missing.iter().any(hidden)) {
+        if place.blocked && (names::is_whiteout(name) || place.missing.iter().skip(1).any(hidden)) {
             // What it would hide does not exist, and what nobody sees takes no one's place.
             return Err(Refusal::Skip("it is a whiteout in what is no directory".to_owned()));
         }

@@ -191,7 +191,7 @@ impl Model {
             let parents = follow(written_parents, true, |path| self.own_symlink(&own, path));
             let dir = own.deepest(parents.as_deref().unwrap_or_default());
             let blocked = |parents: &Path| parents.len() > dir.len() && own.nodes.contains_key(&parents[..=dir.len()]);
-            let hidden = |parents: &Path| whiteout || never_shown(&parents[dir.len()..], true);
+            let hidden = |parents: &Path| whiteout || never_shown(&parents[dir.len() + 1..], true);
             let parents = parents.filter(|parents| !blocked(parents) || !hidden(parents));
             let target = self.own_target(&own, &to).filter(|_| is_link);
             let leaf = (!is_link && !matches!(what, What::Directory)).then(|| {

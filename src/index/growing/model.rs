@@ -119,7 +119,7 @@ impl Model {
         let Some(parent) = self.follow(&path) else { return };
         let in_the_way = |len: usize| self.nodes.contains_key(&parent[..len]) && !self.is_directory(&parent[..len]);
         let first = (1..=parent.len()).find(|len| in_the_way(*len));
-        let hidden = |len: usize| whiteout || parent[len - 1..].iter().any(|name| name.starts_with(".wh..wh."));
+        let hidden = |len: usize| whiteout || parent[len..].iter().any(|name| name.starts_with(".wh..wh."));
         if first.is_some_and(hidden) {
             return;
         }
