@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::process::Child;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::fixtures::Served;
@@ -118,6 +119,42 @@ fn a_listing_of_what_is_cached_does_not_wait_beside_readers_that_do() {
 
     served.registry.faults().line(Line::Plugged);
     assert_cold(&mount, 3);
+}
+
+/// Whether a process waits for a file system: for an answer of FUSE, or for a page.
+fn waits(process: &Child) -> bool {
+    let place = fs::read_to_string(format!("/proc/{}/wchan", process.id())).unwrap_or_default();
+    place.contains("wait_answer") || place.contains("folio") || place.contains("page")
+}
+
+/// Whoever is told to end while he waits ends, long before the deadline of what he waits for.
+#[test]
+fn a_reader_that_is_killed_waits_no_longer() {
+    let served = Served::made(&image());
+    let cache = tempfile::tempdir().unwrap();
+    let patient = || Mount::of(served.reference()).with(["--cache-size", "8M", "--timeout", "3600"]);
+    let unindexed = patient().start();
+    patient().cache(cache.path()).with(["--index"]).start().unmount();
+    let indexed = patient().cache(cache.path()).start();
+    served.registry.faults().line(Line::Stalled);
+    let stopped = |program: &str, path: std::path::PathBuf, signal: &str| {
+        // By itself: it is to be the one that gets the signal.
+        let mut reader = Command::new(program).arg(path).stdout(Stdio::null()).spawn().unwrap();
+        eventually("the reader waits", MINUTE, || waits(&reader).then_some(()));
+        run("kill", &["-s", signal, &reader.id().to_string()]);
+        eventually("the reader ends", MINUTE, || reader.try_wait().unwrap())
+    };
+    for (number, signal) in ["INT", "TERM", "KILL"].into_iter().enumerate() {
+        let status = stopped("cat", indexed.path(format!("cold/{number}")), signal);
+        assert!(status.signal().is_some(), "{signal}: {status}");
+    }
+    for program in ["ls", "stat"] {
+        let status = stopped(program, unindexed.path("cold/x"), "INT");
+        assert!(status.signal().is_some(), "{program}: {status}");
+    }
+    served.registry.faults().line(Line::Plugged);
+    assert_cold(&indexed, 0);
+    assert_cold(&unindexed, 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::STATUS_XATTR;
+use super::killed::killed;
 use super::pages::{Known, Pages};
 use super::status::Reporter;
 use super::unanswered::Unanswered;
@@ -113,6 +114,15 @@ impl Shared {
             TreeError::NotADirectory(_) => Errno::ENOTDIR,
             TreeError::NotAFile(_) => Errno::EISDIR,
             TreeError::NotASymlink(_) => Errno::EINVAL,
+        }
+    }
+
+    /// What `answer` gives, or an errno. A caller that is killed meanwhile does not wait to the end.
+    async fn wait<T>(&self, pid: u32, answer: impl Future<Output = Result<T, TreeError>>) -> Result<T, Errno> {
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|error| self.errno(&error)),
+            () = killed(pid) => Err(Errno::EINTR),
         }
     }
 
@@ -267,21 +277,21 @@ impl Filesystem for Fs {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // The kernel itself refuses only far longer ones.
         if name.len() > NAME_MAX {
             return reply.error(Errno::ENAMETOOLONG);
         }
-        let (shared, name) = (self.shared.clone(), name.as_bytes().to_vec());
+        let (shared, name, pid) = (self.shared.clone(), name.as_bytes().to_vec(), req.pid());
         self.serve(async move {
-            match shared.tree.lookup(Ino(parent.0), &name).await {
+            match shared.wait(pid, shared.tree.lookup(Ino(parent.0), &name)).await {
                 Ok(Some(attr)) => {
                     shared.hand_out(&attr);
                     let name = if attr.lasting { FOREVER } else { PROVISIONAL };
                     reply.entry_with_ttls(&ttl(&attr), &name, &file_attr(&attr), GENERATION);
                 }
                 Ok(None) => reply.entry(&FOREVER, &nothing(), GENERATION),
-                Err(error) => reply.error(shared.errno(&error)),
+                Err(errno) => reply.error(errno),
             }
         });
     }
@@ -338,7 +348,7 @@ impl Filesystem for Fs {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -347,10 +357,13 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let shared = self.shared.clone();
+        let (shared, pid) = (self.shared.clone(), req.pid());
         let waiting = shared.unanswered.begin(Ino(ino.0), ByteRange::at(offset, size.into()));
         self.serve(async move {
-            match shared.tree.read(Ino(ino.0), offset, size as usize).await {
+            match shared
+                .wait(pid, shared.tree.read(Ino(ino.0), offset, size as usize))
+                .await
+            {
                 Ok(content) => {
                     reply.data(&content.bytes);
                     drop(waiting);
@@ -358,15 +371,15 @@ impl Filesystem for Fs {
                         shared.pages.offer(span);
                     }
                 }
-                Err(error) => reply.error(shared.errno(&error)),
+                Err(errno) => reply.error(errno),
             }
         });
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let shared = self.shared.clone();
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let (shared, pid) = (self.shared.clone(), req.pid());
         self.serve_listing(ino, async move {
-            match shared.tree.list(Ino(ino.0)).await {
+            match shared.wait(pid, shared.tree.list(Ino(ino.0))).await {
                 Ok(listing) => {
                     let from = usize::try_from(offset).unwrap_or(usize::MAX);
                     for i in from..listing.len() {
@@ -383,18 +396,18 @@ impl Filesystem for Fs {
                     }
                     reply.ok();
                 }
-                Err(error) => reply.error(shared.errno(&error)),
+                Err(errno) => reply.error(errno),
             }
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let shared = self.shared.clone();
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let (shared, pid) = (self.shared.clone(), req.pid());
         self.serve_listing(ino, async move {
             let directory = Ino(ino.0);
-            let listing = match shared.tree.list(directory).await {
+            let listing = match shared.wait(pid, shared.tree.list(directory)).await {
                 Ok(listing) => listing,
-                Err(error) => return reply.error(shared.errno(&error)),
+                Err(errno) => return reply.error(errno),
             };
             let from = usize::try_from(offset).unwrap_or(usize::MAX);
             for i in from..listing.len() {
@@ -413,13 +426,13 @@ impl Filesystem for Fs {
                     }
                     continue;
                 }
-                let attr = match shared.tree.listed_attr(directory, &listed).await {
+                let attr = match shared.wait(pid, shared.tree.listed_attr(directory, &listed)).await {
                     Ok(Some(attr)) => attr,
                     // It is gone since, or cannot be told: whoever wants to know looks it up by itself.
                     Ok(None) => continue,
                     // What was added is handed out already; who asks for the rest meets the error again.
                     Err(_) if i > from => break,
-                    Err(error) => return reply.error(shared.errno(&error)),
+                    Err(errno) => return reply.error(errno),
                 };
                 if reply.add(
                     INodeNo(attr.ino.0),

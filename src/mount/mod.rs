@@ -6,6 +6,7 @@
 
 mod attach;
 mod fuse;
+mod killed;
 mod pages;
 mod status;
 mod unanswered;

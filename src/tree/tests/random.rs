@@ -323,6 +323,7 @@ fn config(usual: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     ProptestConfig {
         cases: told.unwrap_or(usual),
+        max_global_rejects: u32::MAX,
         rng_seed: match told {
             Some(_) => default.rng_seed,
             None => RngSeed::Fixed(4243),
