@@ -11,6 +11,7 @@
 //! | floor | module | its one job |
 //! |---|---|---|
 //! | 6 | [`cli`] | arguments in, messages and exit codes out |
+//! | 5 | [`serve`] | questions and answers over HTTP, and pages for people |
 //! | 5 | [`mount`] | the kernel's requests on one side, [`tree`] on the other |
 //! | 5 | [`inspect`] | files, listings, versions and comparisons without a mount |
 //! | 4 | [`tree`] | the mount's namespace: merged root, `layers/N/`, inode numbers, attributes, reading |
@@ -46,5 +47,6 @@ pub mod mount;
 pub mod range;
 pub mod registry;
 mod regular_file;
+pub mod serve;
 pub mod stream;
 pub mod tree;

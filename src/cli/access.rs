@@ -43,6 +43,11 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
+    /// Whether a user was named, whose password any registry gets that is asked.
+    pub(super) fn names_user(&self) -> bool {
+        self.username.is_some()
+    }
+
     /// The password from standard input, if it is to be read there, without the newline that ends it.
     pub(super) fn password(&self) -> Result<Option<String>, Failure> {
         if !self.password_stdin {
@@ -80,6 +85,7 @@ impl Arguments {
             hosts_dirs: absolute(&self.hosts_dir)?,
             tls_ca: absolute(&self.tls_ca)?,
             allow_private: self.allow_private_redirects,
+            public_only: false,
             tag_ttl: Duration::from_secs(self.tag_ttl),
         })
     }

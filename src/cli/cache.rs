@@ -10,7 +10,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::listing::time;
 use super::log::{self, Log};
 use super::{Failure, code, opening, size};
 use crate::blob::Store;
@@ -18,6 +17,7 @@ use crate::cache_dir;
 use crate::digest::Digest;
 use crate::image::Documents;
 use crate::index::{Entries, LayerIndex};
+use crate::inspect::time;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -132,3 +132,10 @@ pub(super) fn say_ready(message: &str) {
     let _ = writeln!(output, "{READY} {message}");
     let _ = output.flush();
 }
+
+/// Says on standard output where a server listens.
+pub(super) fn say_serving(url: &str) {
+    let mut output = std::io::stdout();
+    let _ = writeln!(output, "peelfs: serving on {url}");
+    let _ = output.flush();
+}

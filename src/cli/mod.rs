@@ -20,6 +20,7 @@ mod mount;
 mod opening;
 mod output;
 mod progress;
+mod serve;
 mod size;
 mod status;
 mod umount;
@@ -76,6 +77,8 @@ enum Command {
     History(Box<history::Arguments>),
     /// Compare two images, or two layers of one
     Diff(Box<diff::Arguments>),
+    /// Answer such questions over HTTP, and show pages to people
+    Serve(Box<serve::Arguments>),
     /// Index images ahead of time
     Index(Box<index::Arguments>),
     /// Look after the cache
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Layers(arguments) => layers::run(&arguments),
         Command::History(arguments) => history::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Index(arguments) => index::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

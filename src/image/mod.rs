@@ -68,6 +68,8 @@ pub struct Access {
     pub tls_ca: Vec<PathBuf>,
     /// A registry at a public address may send us to private ones.
     pub allow_private: bool,
+    /// Only registries at public addresses are asked: strangers say which. Mirrors are not theirs to choose.
+    pub public_only: bool,
     /// How long ago a tag must have been looked up at most to be taken as it was then.
     pub tag_ttl: Duration,
 }

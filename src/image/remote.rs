@@ -55,6 +55,7 @@ fn repository(reference: &RegistryReference, options: &Options) -> Result<Mirror
             insecure: options.insecure,
             offline: options.offline,
             allow_private: access.allow_private,
+            public_only: access.public_only && itself,
             timeout,
             retries: number == last,
             route,

@@ -21,6 +21,9 @@ pub struct Content {
     view: View,
     node: Arc<Node>,
     rest: Range<u64>,
+    /// The most of a piece, and whether it is a copy.
+    piece: u64,
+    copied: bool,
 }
 
 impl Content {
@@ -47,7 +50,18 @@ impl Content {
             view: view.clone(),
             node,
             rest,
+            piece: PIECE,
+            copied: false,
         })
+    }
+
+    /// In pieces of at most `piece` bytes, which keep nothing else in memory for as long as they live.
+    pub fn in_pieces_of(self, piece: u64) -> Content {
+        Content {
+            piece: piece.clamp(1, PIECE),
+            copied: true,
+            ..self
+        }
     }
 
     /// All bytes of `node`.
@@ -63,7 +77,7 @@ impl Content {
         self.rest.end - self.rest.start
     }
 
-    /// The next bytes, at most 1 MiB; none at the end. Whoever does not ask for the next lets the layer rest.
+    /// The next bytes, at most 1 MiB or a [piece](Content::in_pieces_of); none at the end. Whoever does not ask for the next lets the layer rest.
     ///
     /// # Errors
     /// [`InspectError::Tree`] if they cannot be had.
@@ -71,7 +85,7 @@ impl Content {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let len = self.remaining().min(PIECE) as usize;
+        let len = self.remaining().min(self.piece) as usize;
         let content = self.view.tree().read(self.node.attr.ino, self.rest.start, len).await?;
         if content.bytes.is_empty() {
             return Err(InspectError::Short {
@@ -81,7 +95,10 @@ impl Content {
             });
         }
         self.rest.start += content.bytes.len() as u64;
-        Ok(Some(content.bytes))
+        Ok(Some(match self.copied {
+            true => Bytes::copy_from_slice(&content.bytes),
+            false => content.bytes,
+        }))
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `find` | which names match a pattern |
 //! | `diff` | in what two views differ |
 //! | `layers` | what the layers are, and what made them |
+//! | `text` | an entry as a line of text |
 //!
 //! [`tree`]: crate::tree
 
@@ -29,6 +30,7 @@ mod history;
 mod layers;
 #[cfg(test)]
 mod tests;
+mod text;
 mod versions;
 mod view;
 mod walk;
@@ -45,6 +47,7 @@ pub use entry::{Entry, Hidden, escaped};
 pub use find::{Matches, Pattern, PatternError};
 pub use history::{Action, Event};
 pub use layers::LayerSummary;
+pub use text::{mode, time};
 pub use versions::Versions;
 pub use view::{Follow, Node, View};
 pub use walk::Walk;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::InspectError;
+use crate::digest::Digest;
 use crate::index::{EntryId, Kind};
 use crate::tree::{Attr, Ino, Listing, Tree, TreeError};
 
@@ -54,6 +55,14 @@ impl Node {
     /// Whether it has children.
     pub fn is_directory(&self) -> bool {
         self.attr.kind == Kind::Directory
+    }
+
+    /// What its bytes can be told by for ever: the digest of a layer, and the number of an entry of it. None for what is
+    /// no entry of one layer.
+    pub fn identity(&self) -> Option<(Digest, u32)> {
+        let (layer, entry) = self.attr.ino.as_own()?;
+        let layer = self.tree.layers().get(layer)?;
+        Some((layer.descriptor().digest, entry.0))
     }
 
     /// The layer that it is from: for a directory the one that says its attributes.

@@ -62,11 +62,14 @@ pub(super) fn names_private_address(url: &Url) -> bool {
 /// Finds the public addresses of names, and no others; except of the proxies, which are not the registry's choice.
 pub(super) struct PublicOnly {
     proxies: Vec<String>,
+    /// How a refusal ends.
+    why: &'static str,
 }
 
 impl PublicOnly {
-    pub(super) fn but_for_proxies() -> PublicOnly {
+    pub(super) fn but_for_proxies(why: &'static str) -> PublicOnly {
         PublicOnly {
+            why,
             proxies: proxies().collect(),
         }
     }
@@ -100,11 +103,12 @@ impl Resolve for PublicOnly {
             .proxies
             .iter()
             .any(|proxy| proxy.eq_ignore_ascii_case(name.as_str()));
+        let why = self.why;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let public: Vec<SocketAddr> = found.filter(|address| any || is_public(address.ip())).collect();
             if public.is_empty() {
-                return Err(format!("{} is at a private address, {ALLOW}", name.as_str()).into());
+                return Err(format!("{} is at a private address, {why}", name.as_str()).into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })
@@ -113,6 +117,10 @@ impl Resolve for PublicOnly {
 
 /// How a refusal to go to a private address ends.
 pub(super) const ALLOW: &str = "where a public registry must not send us (if it may, try --allow-private-redirects)";
+
+/// How a refusal to ask a registry at a private address ends.
+pub(super) const NOT_ASKED: &str =
+    "and strangers choose the registries here (if such may be asked, try --allow-private)";
 
 #[cfg(test)]
 mod tests {
@@ -181,14 +189,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_with_private_addresses_only_is_not_found() {
-        let none = PublicOnly { proxies: Vec::new() };
+        let none = PublicOnly {
+            proxies: Vec::new(),
+            why: ALLOW,
+        };
         let Err(error) = none.resolve("localhost".parse().unwrap()).await else {
             panic!("localhost is public")
         };
         assert!(error.to_string().contains("--allow-private-redirects"), "{error}");
         let proxies = vec![proxy_host("user:secret@LOCALHOST:3128").unwrap()];
         assert!(
-            PublicOnly { proxies }
+            PublicOnly { proxies, why: ALLOW }
                 .resolve("localhost".parse().unwrap())
                 .await
                 .is_ok()

@@ -425,6 +425,7 @@ mod tests {
             insecure: false,
             offline: false,
             allow_private: false,
+            public_only: false,
             timeout: Duration::from_secs(1),
             retries: true,
             route: Route::default(),

@@ -84,6 +84,14 @@ pub enum RegistryError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A host that must not be asked, since its address is not one of the public network.
+    #[error("{host} is a private address, {why}")]
+    Private {
+        /// The host that was not asked.
+        host: String,
+        /// For whom that is closed, and what opens it.
+        why: &'static str,
+    },
     /// Bytes that do not have the digest they were asked for by.
     #[error("{host} gave bytes for {what} that have another digest; they are not used")]
     WrongDigest {

@@ -106,6 +106,7 @@ impl Server {
             insecure: false,
             offline: false,
             allow_private: false,
+            public_only: false,
             timeout: Duration::from_secs(20),
             retries: true,
             route: Route::default(),

@@ -52,6 +52,8 @@ pub struct Endpoint {
     pub offline: bool,
     /// Whether a registry at a public address may send us to private ones.
     pub allow_private: bool,
+    /// Whether the registry itself, and all that it leads to, must be at public addresses.
+    pub public_only: bool,
     /// Longest wait for the head of an answer and for each piece of a body; also for a document with all its retries.
     pub timeout: Duration,
     /// Whether a document is asked for again if that may help. Not of a mirror: there is another host to ask.

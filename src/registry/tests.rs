@@ -499,6 +499,7 @@ async fn a_public_registry_must_not_send_us_to_private_addresses() {
     ] {
         let transport = Transport::new(&Endpoint {
             allow_private: allowed,
+            public_only: false,
             ..server.endpoint()
         });
         transport.is_at(if public { "192.0.2.1" } else { "10.0.0.1" }.parse().unwrap());

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode, Url};
 
-use super::address::{ALLOW, PublicOnly, is_public, names_private_address, names_proxy};
+use super::address::{ALLOW, NOT_ASKED, PublicOnly, is_public, names_private_address, names_proxy};
 use super::error::RegistryError;
 use super::hosts::Route;
 use super::repository::Endpoint;
@@ -34,6 +34,8 @@ pub(super) struct Transport {
     local: Way,
     /// To the host itself.
     home: Way,
+    /// To the host itself, if it has a public address.
+    home_guarded: Way,
     /// To where it sends us, without our certificate, to anywhere ...
     away: Way,
     /// ... or to public addresses only.
@@ -42,6 +44,8 @@ pub(super) struct Transport {
     insecure: bool,
     /// Whether a public host may send us to private addresses.
     allow_private: bool,
+    /// Whether nothing but public addresses may be asked at all.
+    public_only: bool,
     /// Whether the host has a public address; known when it has answered. Behind a proxy it is the proxy's that counts.
     public: AtomicBool,
     /// Longest wait for the head of an answer, and for each piece of its body.
@@ -112,11 +116,13 @@ impl Transport {
         Transport {
             local: Way::new(),
             home: Way::new(),
+            home_guarded: Way::new(),
             away: Way::new(),
             away_guarded: Way::new(),
             route: endpoint.route.clone(),
             insecure: endpoint.insecure || endpoint.route.skip_verify,
             allow_private: endpoint.allow_private,
+            public_only: endpoint.public_only,
             public: AtomicBool::new(false),
             timeout: endpoint.timeout,
             registry: endpoint.registry.clone(),
@@ -126,23 +132,28 @@ impl Transport {
 
     fn client(&self, url: &Url, away: bool) -> Result<&Client, RegistryError> {
         let local = is_loopback(url.host_str().unwrap_or_default());
-        let guarded = away && self.public.load(Ordering::Relaxed) && !self.allow_private;
+        let sent = away && self.public.load(Ordering::Relaxed) && !self.allow_private;
+        let guarded = self.public_only || sent;
+        let why = if self.public_only { NOT_ASKED } else { ALLOW };
         if guarded && (names_private_address(url) || names_proxy(url)) {
-            return Err(RegistryError::Protocol {
+            return Err(RegistryError::Private {
                 host: host_of(url),
-                what: "what it was to be asked for".to_owned(),
-                reason: format!("it is a private address, {ALLOW}"),
+                why,
             });
         }
+        let public = || PublicOnly::but_for_proxies(why);
         let client = match (away, guarded) {
             (_, false) if local && url.scheme() == "http" => self
                 .local
                 .get_or_init(|| self.build(|client| Ok(client.no_proxy().tls_certs_only([])))),
-            (true, true) => self.away_guarded.get_or_init(|| {
-                self.build(|client| Ok(self.trusting(client)?.dns_resolver(PublicOnly::but_for_proxies())))
-            }),
+            (true, true) => self
+                .away_guarded
+                .get_or_init(|| self.build(|client| Ok(self.trusting(client)?.dns_resolver(public())))),
             (true, false) => self.away.get_or_init(|| self.build(|client| self.trusting(client))),
-            (false, _) => self.home.get_or_init(|| {
+            (false, true) => self.home_guarded.get_or_init(|| {
+                self.build(|client| Ok(self.identified(self.trusting(client)?)?.dns_resolver(public())))
+            }),
+            (false, false) => self.home.get_or_init(|| {
                 self.build(|client| {
                     let client = self.identified(self.trusting(client)?)?;
                     Ok(if local { client.no_proxy() } else { client })

@@ -18,6 +18,7 @@ pub mod raw_tar;
 #[path = "../registry/mod.rs"]
 pub mod registry;
 pub mod run;
+pub mod serve;
 pub mod server;
 pub mod tree;
 pub mod wait;
@@ -30,5 +31,6 @@ pub use proxy::Proxy;
 pub use raw_tar::RawTar;
 pub use registry::{Faults, Head, Line, Listener, Part, Registry, RetryAfter};
 pub use run::{attempt, run, start};
+pub use serve::{Answer, Serve, encoded};
 pub use tree::Tree;
 pub use wait::eventually;

@@ -113,7 +113,7 @@ impl MountBuilder {
 }
 
 /// The lines of a child's standard output, as they come.
-fn lines(child: &mut Child) -> mpsc::Receiver<String> {
+pub(super) fn lines(child: &mut Child) -> mpsc::Receiver<String> {
     let (tell, said) = mpsc::channel();
     let output = BufReader::new(child.stdout.take().expect("a pipe"));
     // It ends with the child; nobody needs to hear it afterwards, but the pipe must not fill.
@@ -217,23 +217,7 @@ impl Mount {
 
     /// Resident memory: the most there was, less what files are mapped, and what there is now without files; in bytes.
     pub fn memory(&self) -> Memory {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running daemon");
-        let field = |name: &str| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .unwrap_or_default();
-            line.trim_start_matches(':')
-                .trim()
-                .trim_end_matches(" kB")
-                .parse::<u64>()
-                .unwrap_or_default()
-                << 10
-        };
-        Memory {
-            peak: field("VmHWM").saturating_sub(field("RssFile")),
-            anonymous: field("RssAnon"),
-        }
+        Memory::of(self.pid())
     }
 
     /// Sends the daemon a signal.
@@ -335,6 +319,29 @@ pub struct Memory {
     pub peak: u64,
     /// What there is now, without mapped files.
     pub anonymous: u64,
+}
+
+impl Memory {
+    /// Of a running process.
+    pub fn of(pid: Pid) -> Memory {
+        let text = fs::read_to_string(format!("/proc/{}/status", pid)).expect("a running daemon");
+        let field = |name: &str| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or_default();
+            line.trim_start_matches(':')
+                .trim()
+                .trim_end_matches(" kB")
+                .parse::<u64>()
+                .unwrap_or_default()
+                << 10
+        };
+        Memory {
+            peak: field("VmHWM").saturating_sub(field("RssFile")),
+            anonymous: field("RssAnon"),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

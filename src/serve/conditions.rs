@@ -1,0 +1,137 @@
+//! `Range`, `If-Range` and `If-None-Match`; RFC 9110, 13 and 14.
+
+use std::ops::Range;
+
+use axum::http::HeaderMap;
+use axum::http::header::{AsHeaderName, IF_NONE_MATCH, IF_RANGE, RANGE};
+
+/// What a request wants of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Nothing: the client has it.
+    Nothing,
+    /// All of it.
+    All,
+    /// These of its bytes, at least one.
+    Part(Range<u64>),
+    /// Bytes that it does not have.
+    Outside,
+}
+
+/// What a request with these headers wants of a file of `size` bytes with the strong validator `etag`.
+///
+/// Of several ranges no account is taken, as the RFC leaves to a server: the answer is the whole file.
+pub(super) fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
+    if text(headers, IF_NONE_MATCH).is_some_and(|tags| matches(tags, etag)) {
+        return Wanted::Nothing;
+    }
+    // A date is never equal: there is no Last-Modified.
+    if text(headers, IF_RANGE).is_some_and(|tag| tag.trim() != etag) {
+        return Wanted::All;
+    }
+    let Some(first) = text(headers, RANGE).and_then(ranges) else {
+        return Wanted::All;
+    };
+    let range = match first {
+        (Some(first), last) => first..last.map_or(size, |last| last.saturating_add(1).min(size)),
+        (None, last) => size.saturating_sub(last.unwrap_or(0))..size,
+    };
+    match range.is_empty() {
+        true => Wanted::Outside,
+        false => Wanted::Part(range),
+    }
+}
+
+fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Whether a list of tags has `etag`; compared weakly, as If-None-Match is. No tag of ours has a comma.
+fn matches(tags: &str, etag: &str) -> bool {
+    let mut tags = tags.split(',').map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// The first and last byte of the one range that is asked for; without the first, the last so many.
+fn ranges(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (unit, range) = text.split_once('=')?;
+    let (first, last) = range.trim().split_once('-')?;
+    let number = |text: &str| match text {
+        "" => Some(None),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(Some(digits.parse().unwrap_or(u64::MAX))),
+        _ => None,
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    let sound = match (first, last) {
+        (None, None) => false,
+        (Some(first), Some(last)) => first <= last,
+        _ => true,
+    };
+    (unit.eq_ignore_ascii_case("bytes") && sound).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&'static str, &str)], size: u64) -> Wanted {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        wanted(&pairs.collect(), "\"a\"", size)
+    }
+
+    #[test]
+    fn one_range_is_given() {
+        for (range, part) in [
+            ("bytes=0-0", 0..1),
+            ("bytes=2-", 2..10),
+            ("Bytes=2-5", 2..6),
+            ("bytes=2-99", 2..10),
+            ("bytes=-3", 7..10),
+            ("bytes=-99", 0..10),
+        ] {
+            assert_eq!(of(&[("range", range)], 10), Wanted::Part(part), "{range}");
+        }
+        for range in [
+            "bytes=10-",
+            "bytes=99-100",
+            "bytes=-0",
+            "bytes=99999999999999999999999-",
+        ] {
+            assert_eq!(of(&[("range", range)], 10), Wanted::Outside, "{range}");
+        }
+        assert_eq!(of(&[("range", "bytes=0-")], 0), Wanted::Outside);
+        for range in [
+            "bytes=0-1,3-4",
+            "bytes=5-2",
+            "bytes=-",
+            "lines=1-2",
+            "bytes=a-b",
+            "bytes",
+            "bytes=+1-2",
+        ] {
+            assert_eq!(of(&[("range", range)], 10), Wanted::All, "{range}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_has_is_not_sent_again() {
+        for tags in ["\"a\"", "W/\"a\"", "\"x\", \"a\"", "*"] {
+            assert_eq!(
+                of(&[("if-none-match", tags), ("range", "bytes=0-1")], 10),
+                Wanted::Nothing
+            );
+        }
+        assert_eq!(of(&[("if-none-match", "\"b\"")], 10), Wanted::All);
+    }
+
+    #[test]
+    fn a_part_of_another_version_is_of_no_use() {
+        let part = |tag| of(&[("if-range", tag), ("range", "bytes=0-1")], 10);
+        assert_eq!(part("\"a\""), Wanted::Part(0..2));
+        for tag in ["\"b\"", "W/\"a\"", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(part(tag), Wanted::All, "{tag}");
+        }
+    }
+}

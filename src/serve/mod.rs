@@ -1,0 +1,103 @@
+//! Questions about images over HTTP: files, listings, comparisons, and pages for people.
+//!
+//! > server > guard (who may ask, and for which images) > images (opened, a few kept) > answers
+//!
+//! Everything is answered by [`inspect`], so that nothing is fetched twice between HTTP, the command line and a mount
+//! with the same cache. An answer is streamed as it comes about, and no faster than the client takes it: a client that
+//! goes away stops the work for it, one that stalls is cut off, and none keeps another waiting.
+//!
+//! What is in images is a stranger's: it is sent so that no browser runs or renders it, and all names are escaped.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `connections` | accepts, limits and ends connections |
+//! | `guard` | which hosts a request may be for, and which images may be asked about |
+//! | `query` | the query of a URL, whose values are bytes |
+//! | `images` | opened images, the least recently used closed |
+//! | `routes` | from a path to its answer; what all answers have |
+//! | `carve` | a file's bytes: ranges, tags, costs |
+//! | `conditions` | `Range`, `If-Range` and `If-None-Match` |
+//! | `names` | file names and media types in headers |
+//! | `listings` | listings, versions and comparisons, as JSON and as text |
+//! | `pages` | the pages for people |
+//! | `metrics` | counters for Prometheus |
+//! | `problem` | what went wrong, as a status and a sentence in JSON |
+//!
+//! [`inspect`]: crate::inspect
+
+mod carve;
+mod conditions;
+mod connections;
+mod guard;
+mod images;
+mod listings;
+mod metrics;
+mod names;
+mod pages;
+mod problem;
+mod query;
+mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::tree::Settings;
+
+pub use guard::Allowed;
+use guard::Guard;
+use images::Images;
+use metrics::Metrics;
+use problem::Problem;
+
+/// How images are served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How images are opened.
+    pub settings: Settings,
+    /// Which registries may be asked.
+    pub allowed: Allowed,
+    /// Layouts and archives on this machine may be asked about too.
+    pub local: bool,
+    /// The most questions answered at a time.
+    pub most_carves: usize,
+    /// The most images kept open.
+    pub most_images: usize,
+    /// How long a client may take no byte of its answer.
+    pub patience: Duration,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct Server {
+    guard: Guard,
+    images: Images,
+    metrics: Metrics,
+    carves: Arc<Semaphore>,
+    most_carves: usize,
+}
+
+impl Server {
+    /// The right to do the work for one request, which ends with the answer.
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.carves.clone().try_acquire_owned().map_err(|_| Problem::busy())
+    }
+}
+
+/// Serves on `listener` until `end` comes about, and then lets answers under way come to their end for a moment.
+///
+/// # Errors
+/// If it cannot be told where `listener` listens.
+pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Output = ()>) -> std::io::Result<()> {
+    let server = Arc::new(Server {
+        guard: Guard::new(listener.local_addr()?, options.allowed, options.local),
+        images: Images::new(options.settings, options.most_images),
+        metrics: Metrics::default(),
+        carves: Arc::new(Semaphore::new(options.most_carves)),
+        most_carves: options.most_carves,
+    });
+    connections::run(listener, routes::all(server), options.patience, end).await;
+    Ok(())
+}

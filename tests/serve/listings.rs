@@ -1,0 +1,120 @@
+//! Listings, versions and comparisons: the same as the commands print.
+
+use std::collections::BTreeSet;
+
+use super::Scene;
+use crate::support::*;
+
+#[test]
+fn listings_are_those_of_the_commands_byte_for_byte() {
+    let scene = Scene::history();
+    for (command, route, rest) in [
+        ("ls IMAGE -R --json", "ls", "&recursive=true"),
+        ("ls IMAGE etc --json", "ls", "&path=etc"),
+        ("ls IMAGE -R --all --json", "ls", "&recursive=true&all=true"),
+        ("ls IMAGE -R --layer 1 --json", "ls", "&recursive=true&layer=1"),
+        ("ls IMAGE etc/passwd --json", "ls", "&path=/etc/passwd"),
+        ("find IMAGE pass* --json", "find", "&pattern=pass*"),
+        ("find IMAGE nothing --json", "find", "&pattern=nothing"),
+        ("layers IMAGE --json", "layers", ""),
+        ("history IMAGE etc/passwd --json", "history", "&path=etc/passwd"),
+        (
+            "history IMAGE etc/mode --json --no-digests",
+            "history",
+            "&path=etc/mode&digests=false",
+        ),
+        ("diff IMAGE --layers 0 1 --json", "diff", "&a=0&b=1"),
+        (
+            "diff IMAGE --layers 0 2 --merged --ignore-times --json etc",
+            "diff",
+            "&a=0&b=2&merged=true&ignore_times=true&path=etc",
+        ),
+    ] {
+        let answer = scene.get(route, rest);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let said = String::from_utf8(scene.asked.ask(command).out).unwrap();
+        assert_eq!(String::from_utf8(answer.ok()).unwrap(), said, "{command}");
+    }
+    let image = encoded(scene.asked.served.reference());
+    assert_eq!(scene.get("diff", &format!("&other={image}")).ok(), b"[]\n");
+    let log = String::from_utf8(scene.get("fslog", "").ok()).unwrap();
+    let text = String::from_utf8_lossy(&scene.asked.ask("ls IMAGE -R --all").out).replace('\u{fffd}', "\\xe9");
+    assert_eq!(log, text);
+    scene.asked.served.assert_no_byte_twice();
+}
+
+#[test]
+fn the_names_are_those_that_find_prints_in_the_mount() {
+    let scene = Scene::history();
+    let listed: BTreeSet<String> = scene
+        .get("ls", "&recursive=true")
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["path"].as_str().unwrap().to_owned())
+        .collect();
+    let mount = Mount::of(scene.asked.served.reference())
+        .cache(&scene.cache())
+        .with(["--no-layers"])
+        .start();
+    let found = run(
+        "find",
+        &[
+            mount.root().as_os_str(),
+            "-mindepth".as_ref(),
+            "1".as_ref(),
+            "-printf".as_ref(),
+            "/%P\\n".as_ref(),
+        ],
+    );
+    let found = String::from_utf8_lossy(&found)
+        .lines()
+        .map(str::to_owned)
+        .collect::<BTreeSet<_>>();
+    assert_eq!(listed, found);
+}
+
+#[test]
+fn what_cannot_be_listed_is_said() {
+    let scene = Scene::history();
+    for (route, rest, status, kind) in [
+        ("ls", "&path=/nothing", 404, "not_found"),
+        ("ls", "&path=opt&layer=1", 404, "not_in_layer"),
+        ("ls", "&layer=9", 422, "no_such_layer"),
+        ("ls", "&layer=1&all=true", 400, "bad_query"),
+        ("fslog", "&path=/nothing", 404, "not_found"),
+        ("find", "", 400, "bad_query"),
+        ("find", "&pattern=%5B", 400, "bad_query"),
+        ("history", "", 400, "bad_query"),
+        ("history", "&path=/nothing", 404, "not_found"),
+        ("diff", "", 400, "bad_query"),
+        ("diff", "&a=0", 400, "bad_query"),
+        ("diff", "&a=0&b=9", 422, "no_such_layer"),
+    ] {
+        let answer = scene.get(route, rest);
+        assert_eq!(
+            (answer.status, &answer.json()["kind"]),
+            (status, &kind.into()),
+            "{route} {rest}"
+        );
+    }
+}
+
+#[test]
+fn the_metrics_count_what_was_asked_and_fetched() {
+    let scene = Scene::history();
+    assert_eq!(scene.serve.get("/healthz").ok(), b"ok\n");
+    scene.get("carve", "&path=/etc/passwd").ok();
+    scene.get("carve", "&path=/nothing");
+    let text = String::from_utf8(scene.serve.get("/metrics").ok()).unwrap();
+    for line in [
+        "peelfs_http_requests_total{route=\"/carve\",status=\"200\"} 1",
+        "peelfs_http_requests_total{route=\"/carve\",status=\"404\"} 1",
+        "peelfs_errors_total{kind=\"not_found\"} 1",
+        "peelfs_open_images 1",
+        &format!("peelfs_fetched_bytes_total {}", scene.asked.served.layer_bytes()),
+    ] {
+        assert!(text.lines().any(|there| there == line), "{line} is not in {text}");
+    }
+}
