@@ -4,9 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod api;
 mod carve;
 mod listings;
 mod load;
+mod pages;
 mod safety;
 
 use std::path::PathBuf;
