@@ -77,7 +77,7 @@ enum Command {
     History(Box<history::Arguments>),
     /// Compare two images, or two layers of one
     Diff(Box<diff::Arguments>),
-    /// Answer such questions over HTTP, and show pages to people
+    /// Answer questions about images over HTTP, and show pages to people
     Serve(Box<serve::Arguments>),
     /// Index images ahead of time
     Index(Box<index::Arguments>),

@@ -1,7 +1,8 @@
 //! Which hosts a request may be for, and which images may be asked about.
 //!
 //! On loopback any program of this machine may ask, but no page of a stranger's: one whose name was made to lead to
-//! loopback (DNS rebinding) is told by the `Host` that its browser sends. Elsewhere only registries that were allowed are
+//! loopback (DNS rebinding) is told by the `Host` that its browser sends, and one that has its browser ask us by our own
+//! name by `Sec-Fetch-Site`. Elsewhere only registries that were allowed are
 //! asked, so that nobody uses us to reach what only we can.
 
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,17 @@ impl Guard {
             allowed,
             local,
         }
+    }
+
+    /// Fails if a browser asks for a page of another site, which would have us ask registries in its stead. To follow a
+    /// link from there is no harm.
+    pub(super) fn check_site(headers: &HeaderMap) -> Result<(), Problem> {
+        let is = |name: &str, value: &str| headers.get(name).is_some_and(|there| there == value);
+        if is("sec-fetch-site", "cross-site") && !is("sec-fetch-mode", "navigate") {
+            let sentence = "pages of other sites cannot ask this server";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "cross_site", sentence));
+        }
+        Ok(())
     }
 
     /// Fails if the request is for another host than this one, where that is known.

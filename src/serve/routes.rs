@@ -13,6 +13,7 @@ use axum::routing::{MethodRouter, get};
 use http_body_util::BodyExt;
 
 use super::carve::put;
+use super::guard::Guard;
 use super::problem::{Kind, Problem};
 use super::query::Query;
 use super::{Server, carve, listings, pages};
@@ -62,7 +63,9 @@ impl Server {
 /// Looks whether the request is for us, counts, and adds the headers that make an answer harmless.
 async fn around(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let route = route(request.uri().path());
-    let mut response = match server.guard.check_host(request.uri(), request.headers()) {
+    let headers = request.headers();
+    let checked = server.guard.check_host(request.uri(), headers);
+    let mut response = match checked.and_then(|()| Guard::check_site(headers)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };

@@ -117,3 +117,34 @@ fn what_is_too_long_to_be_a_request_is_refused() {
     let answer = scene.serve.get(&format!("/carve?path={}", "x".repeat(100_000)));
     assert!(matches!(answer.status, 414 | 431), "{answer:?}");
 }
+
+#[test]
+fn many_readers_of_a_large_file_share_bounded_memory() {
+    const SIZE: u64 = 200_000_000;
+    const READERS: u64 = 64;
+    const PART: u64 = 8_000_000;
+    let zeros = Layer::of([Entry::file("zeros", vec![0; SIZE as usize])]).compressed(Compression::Gzip);
+    let scene = Scene::of([zeros]);
+    let target = scene.target("carve", "&path=zeros");
+    let together = Barrier::new(READERS as usize);
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            let (scene, target, together) = (&scene, &target, &together);
+            scope.spawn(move || {
+                let start = (SIZE - PART) / (READERS - 1) * reader;
+                let range = format!("bytes={start}-{}", start + PART - 1);
+                let mut answer = scene.serve.send("GET", target, &[("Range", &range)]);
+                assert_eq!(read_head(&mut answer).0, 206);
+                // Each has its answer begun, and the others' are still to be read.
+                together.wait();
+                let mut body = Vec::new();
+                answer.read_to_end(&mut body).unwrap();
+                assert!(body.len() as u64 == PART && body.iter().all(|byte| *byte == 0));
+            });
+        }
+    });
+    let memory = scene.serve.memory();
+    // 32 of it are the decoded spans that are kept; each reader may be waiting for one of 1 MiB besides.
+    assert!(memory.peak < 128 << 20, "{memory:?}");
+    scene.asked.served.assert_no_byte_twice();
+}

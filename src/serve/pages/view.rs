@@ -99,13 +99,13 @@ fn versions(image: &str, path: &[u8], history: &[Event]) -> String {
         if own {
             let this = number(Some(event.layer));
             let values: &[(&str, &[u8])] = &[("image", image.as_bytes()), ("path", path), ("layer", &this)];
-            html += &format!(" <a href=\"{}\">view</a>", link("view", values));
+            html += &format!(", <a href=\"{}\">view</a>", link("view", values));
             if let Some(before) = before {
                 let then = number(Some(before));
                 let values: &[(&str, &[u8])] =
                     &[("image", image.as_bytes()), ("path", path), ("a", &then), ("b", &this)];
                 html += &format!(
-                    " <a href=\"{}\">compare with layer {before}</a>",
+                    ", <a href=\"{}\">compare with layer {before}</a>",
                     link("compare", values)
                 );
             }
