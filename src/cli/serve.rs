@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// The most questions answered at a time; more are told to come again
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     max_carves: u16,
-    /// The most images kept open, each with --memory of its own
+    /// The most images kept open; --memory is for all of them
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
     max_images: u16,
     /// After how many seconds a client that takes nothing of its answer is cut off

@@ -20,6 +20,7 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
@@ -102,7 +103,7 @@ pub enum IndexDir {
 #[derive(Debug)]
 pub struct Workshop {
     /// Decoded spans kept in memory.
-    pub spans: SpanCache,
+    pub spans: Arc<SpanCache>,
     /// As many inflaters at once as there are cores.
     cpu: Arc<Semaphore>,
     /// Answers are given only from layers that were verified as a whole.
@@ -140,11 +141,20 @@ impl Workshop {
         // An inflater may wait for a write, which needs one of the runtime's threads for what blocks; there are more of
         // those, so that not all of them can be waiting.
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_INFLATERS));
-        let spans = SpanCache::new(memory);
         Workshop {
-            spans,
+            spans: Arc::new(SpanCache::new(memory)),
             cpu: Arc::new(Semaphore::new(cores)),
             verify_first,
+            listener: Mutex::default(),
+        }
+    }
+
+    /// One for the layers of another image, which shares the memory and the cores.
+    pub fn for_another_image(&self) -> Workshop {
+        Workshop {
+            spans: self.spans.clone(),
+            cpu: self.cpu.clone(),
+            verify_first: self.verify_first,
             listener: Mutex::default(),
         }
     }
@@ -164,6 +174,8 @@ impl Workshop {
 /// A layer of the image.
 pub struct Layer {
     number: usize,
+    /// Tells its spans from those of all other layers.
+    key: u64,
     descriptor: LayerDescriptor,
     blob: Arc<Blob>,
     /// Decoded pieces of spans that are too long to decode twice.
@@ -314,8 +326,10 @@ impl Layer {
         if let State::Failed(error) = &state {
             tracing::error!("{error}");
         }
+        static KEYS: AtomicU64 = AtomicU64::new(0);
         Arc::new(Layer {
             number,
+            key: KEYS.fetch_add(1, Ordering::Relaxed),
             descriptor,
             blob,
             decoded,

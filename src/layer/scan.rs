@@ -220,7 +220,7 @@ impl Layer {
 
     /// Drops everything that came of the layer's bytes.
     async fn drop_all(&self, scan: Scan) {
-        self.workshop.spans.forget(self.number);
+        self.workshop.spans.forget(self.key);
         let _ = tokio::task::spawn_blocking(move || scan.log.remove()).await;
         self.blob.forget();
         self.decoded.forget();
@@ -474,7 +474,7 @@ fn shelve(
     tail.shrink_to_fit();
     growing.tail_start = end;
     if !long {
-        layer.workshop.spans.insert(layer.number, start, tail.into());
+        layer.workshop.spans.insert(layer.key, start, tail.into());
     }
     close(growing)
 }

@@ -40,10 +40,11 @@ pub struct DecodedSpan {
     pub bytes: Bytes,
 }
 
-type Key = (usize, u64);
+/// Which layer, by [`Layer::key`], and where in its stream.
+type Key = (u64, u64);
 type Decoding = Shared<BoxFuture<'static, Result<Bytes, Arc<LayerError>>>>;
 
-/// The most recently used decoded spans of all layers of a mount, up to a number of bytes.
+/// The most recently used decoded spans of all layers that share it, up to a number of bytes.
 #[derive(Debug)]
 pub struct SpanCache {
     limit: usize,
@@ -79,18 +80,18 @@ impl SpanCache {
         }
     }
 
-    /// The decoded bytes that begin at `start` of the stream of layer `layer`, if they are in memory.
-    pub fn get(&self, layer: usize, start: u64) -> Option<Bytes> {
+    /// The decoded bytes that begin at `start` of the stream of the layer with the key `layer`, if they are in memory.
+    pub fn get(&self, layer: u64, start: u64) -> Option<Bytes> {
         self.inner.lock().spans.get(&(layer, start)).cloned()
     }
 
     /// Keeps decoded bytes, and lets go of the least recently used beyond the limit.
-    pub fn insert(&self, layer: usize, start: u64, bytes: Bytes) {
+    pub fn insert(&self, layer: u64, start: u64, bytes: Bytes) {
         self.inner.lock().insert((layer, start), bytes, self.limit);
     }
 
     /// Drops all that is kept of a layer.
-    pub fn forget(&self, layer: usize) {
+    pub fn forget(&self, layer: u64) {
         let mut inner = self.inner.lock();
         let keys: Vec<Key> = inner
             .spans
@@ -227,7 +228,7 @@ impl Layer {
             }
             false => at.span.decompressed.start(),
         };
-        let key = (self.number, start);
+        let key = (self.key, start);
         let decode = || {
             let layer = self.clone();
             // On a task of its own: it ends, and is kept, even if the reader goes away.

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::problem::Problem;
 use crate::image::reference::Reference;
-use crate::image::{self, Documents, Image, ImageError};
+use crate::image::{Image, ImageError};
 use crate::inspect::Inspector;
-use crate::tree::{self, Settings};
+use crate::tree::{self, Premises, Settings};
 
 /// For how long a tag is taken to stand for what it stood for.
 const TAG_LIFE: Duration = Duration::from_secs(60);
@@ -36,6 +36,7 @@ pub(super) struct Totals {
 #[derive(Debug)]
 pub(super) struct Images {
     settings: Settings,
+    premises: Premises,
     kept: Mutex<Kept>,
 }
 
@@ -67,6 +68,7 @@ impl Images {
     pub(super) fn new(settings: Settings, most: usize) -> Images {
         let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
         Images {
+            premises: Premises::new(&settings),
             settings,
             kept: Mutex::new(Kept {
                 slots: LruCache::new(most),
@@ -123,27 +125,21 @@ impl Images {
     }
 
     async fn anew(&self, reference: &Reference) -> Result<Arc<Inspector>, ImageError> {
-        Ok(Inspector::new(&tree::open(reference, &self.settings).await?))
+        let image = tree::resolve_with(reference, &self.settings).await?;
+        Ok(self.inspect(image).await)
     }
 
     /// Looks whether `reference` still stands for the image that is open.
     async fn again(&self, reference: &Reference, open: &Arc<Inspector>) -> Result<Arc<Inspector>, ImageError> {
-        match self.resolve(reference).await?.resolved == open.image().resolved {
+        let image = tree::resolve_with(reference, &self.settings).await?;
+        match image.resolved == open.image().resolved {
             true => Ok(open.clone()),
-            false => self.anew(reference).await,
+            false => Ok(self.inspect(image).await),
         }
     }
 
-    async fn resolve(&self, reference: &Reference) -> Result<Image, ImageError> {
-        let documents = Documents::open(&self.settings.cache_dir.join("documents"));
-        let options = image::Options {
-            platform: self.settings.platform.clone(),
-            insecure: self.settings.insecure,
-            offline: self.settings.offline,
-            timeout: self.settings.timeout,
-            access: self.settings.access.clone(),
-        };
-        image::resolve(reference, &options, &documents).await
+    async fn inspect(&self, image: Image) -> Arc<Inspector> {
+        Inspector::new(&self.premises.open(image).await)
     }
 
     /// What all of them have cost since the server began, and how many are open.

@@ -55,6 +55,15 @@ pub struct Opened {
 /// # Errors
 /// [`ImageError`] if there is no such image, or none for the platform.
 pub async fn open(reference: &Reference, settings: &Settings) -> Result<Opened, ImageError> {
+    let image = resolve_with(reference, settings).await?;
+    Ok(Premises::new(settings).open(image).await)
+}
+
+/// What `reference` stands for. Costs the requests of [`open`].
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn resolve_with(reference: &Reference, settings: &Settings) -> Result<Image, ImageError> {
     let documents = Documents::open(&settings.cache_dir.join("documents"));
     let options = Options {
         platform: settings.platform.clone(),
@@ -63,45 +72,68 @@ pub async fn open(reference: &Reference, settings: &Settings) -> Result<Opened, 
         timeout: settings.timeout,
         access: settings.access.clone(),
     };
-    let image = resolve(reference, &options, &documents).await?;
+    resolve(reference, &options, &documents).await
+}
 
-    let store = Store::open(&settings.cache_dir.join("store"), settings.cache_size);
-    let index_dir = usable(settings.cache_dir.join("index"));
-    let workshop = Arc::new(Workshop::new(settings.memory, settings.verify_first));
-    // A layer that occurs twice in an image is two layers with one blob.
-    let mut blobs: HashMap<Digest, Arc<Blob>> = HashMap::new();
-    let mut layers = Vec::new();
-    for (number, descriptor) in image.layers.iter().enumerate() {
-        let digest = descriptor.digest;
-        let new = || {
-            Blob::new(
-                digest,
-                descriptor.size,
-                descriptor.origin.clone(),
-                &store,
-                settings.timeout,
-            )
-        };
-        let blob = blobs.entry(digest).or_insert_with(new).clone();
-        let decoded = store.extents(ExtentKind::Decoded, &digest);
-        layers.push(Layer::open(
-            number,
-            descriptor.clone(),
-            blob,
-            decoded,
-            index_dir.clone(),
-            workshop.clone(),
-        ));
+/// What images that are open at the same time share: the cache directory, and the bounds of disk and memory.
+#[derive(Debug)]
+pub struct Premises {
+    settings: Settings,
+    store: Store,
+    index_dir: IndexDir,
+    workshop: Workshop,
+}
+
+impl Premises {
+    /// Those that the settings say.
+    pub fn new(settings: &Settings) -> Premises {
+        Premises {
+            settings: settings.clone(),
+            store: Store::open(&settings.cache_dir.join("store"), settings.cache_size),
+            index_dir: usable(settings.cache_dir.join("index")),
+            workshop: Workshop::new(settings.memory, settings.verify_first),
+        }
     }
-    futures_util::future::join_all(layers.iter().map(|layer| layer.take_up())).await;
-    let tree = Tree::new(
-        &image,
-        layers,
-        TreeOptions {
-            layers_dir: settings.layers_dir.clone(),
-        },
-    );
-    Ok(Opened { image, tree, workshop })
+
+    /// Opens the layers of an image.
+    pub async fn open(&self, image: Image) -> Opened {
+        let (settings, store) = (&self.settings, &self.store);
+        let workshop = Arc::new(self.workshop.for_another_image());
+        // A layer that occurs twice in an image is two layers with one blob.
+        let mut blobs: HashMap<Digest, Arc<Blob>> = HashMap::new();
+        let mut layers = Vec::new();
+        for (number, descriptor) in image.layers.iter().enumerate() {
+            let digest = descriptor.digest;
+            let new = || {
+                Blob::new(
+                    digest,
+                    descriptor.size,
+                    descriptor.origin.clone(),
+                    store,
+                    settings.timeout,
+                )
+            };
+            let blob = blobs.entry(digest).or_insert_with(new).clone();
+            let decoded = store.extents(ExtentKind::Decoded, &digest);
+            layers.push(Layer::open(
+                number,
+                descriptor.clone(),
+                blob,
+                decoded,
+                self.index_dir.clone(),
+                workshop.clone(),
+            ));
+        }
+        futures_util::future::join_all(layers.iter().map(|layer| layer.take_up())).await;
+        let tree = Tree::new(
+            &image,
+            layers,
+            TreeOptions {
+                layers_dir: settings.layers_dir.clone(),
+            },
+        );
+        Opened { image, tree, workshop }
+    }
 }
 
 /// The directory, made if it was missing. If nothing can be written there, what there is is used; or else a warning is given.
