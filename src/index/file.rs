@@ -167,6 +167,8 @@ pub struct LayerIndex {
     stored: Section,
     children: Section,
     written: Section,
+    /// Whether some of these tell names.
+    written_otherwise: bool,
     pool: Section,
     windows: Section,
 }
@@ -208,7 +210,7 @@ impl LayerIndex {
                 });
             }
         }
-        let index = Self::laid_out(header, bytes).ok_or(IndexError::Damaged("its header contradicts itself"))?;
+        let mut index = Self::laid_out(header, bytes).ok_or(IndexError::Damaged("its header contradicts itself"))?;
         let told = index
             .bytes
             .get(CHECKSUM_AT..HEADER_LEN)
@@ -216,6 +218,11 @@ impl LayerIndex {
         if told != Some(checksum(index.bytes.get(..index.windows.start).unwrap_or_default())) {
             return Err(IndexError::Damaged("its checksum is wrong"));
         }
+        // There may be millions of them, and every hard link to a lower layer asks.
+        let otherwise = index
+            .all_written()
+            .any(|written| written.name != 0 || written.link != 0);
+        index.written_otherwise = otherwise;
         Ok(index)
     }
 
@@ -266,6 +273,7 @@ impl LayerIndex {
             stored,
             children,
             written,
+            written_otherwise: false,
             pool,
             windows,
         })
@@ -512,7 +520,7 @@ impl Entries for LayerIndex {
     }
 
     fn written_otherwise(&self) -> bool {
-        self.all_written().any(|written| written.name != 0 || written.link != 0)
+        self.written_otherwise
     }
 }
 
