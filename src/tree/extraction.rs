@@ -20,6 +20,10 @@ use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, OPAQUE, WHITEOUT, 
 /// The most names in the layers that are laid out this way, in all layers of an image together. They are in memory.
 const MOST_NAMES: usize = 2 << 20;
 
+/// The most directories of the layers below that are kept in memory while a layer is laid out. Each may have a path of
+/// four kibibytes.
+const MOST_LOWER: usize = 16 << 10;
+
 /// Entries after which other tasks get a turn.
 const TURN: u32 = 1024;
 
@@ -202,8 +206,8 @@ impl Tree {
                 .entry(id)
                 .is_some_and(|entry| is_implied(entry.clone()) || is_doubtful(&entry))
         };
-        let leads_elsewhere = number > 0 && index.written_otherwise();
-        *self.plain[number].get_or_init(|| !leads_elsewhere && (1..index.len()).map(EntryId).all(is_plain))
+        let leads_elsewhere = || number > 0 && index.written_otherwise();
+        *self.plain[number].get_or_init(|| !leads_elsewhere() && (1..index.len()).map(EntryId).all(is_plain))
     }
 
     async fn extract(&self, number: usize) -> Result<Option<Extraction>, TreeError> {
@@ -302,8 +306,9 @@ struct Extracting<'a> {
     index: &'a LayerIndex,
     /// The root of the layers below.
     root: Arc<Dir>,
-    /// What was found there.
-    lower: HashMap<Vec<u8>, Option<Found>>,
+    /// Directories that were found there, by their parent's address and name. Each holds its
+    /// parent, so that no address is that of another.
+    lower: HashMap<(usize, Box<[u8]>), Arc<Dir>>,
     names: usize,
     /// Directories of the tar whose whiteouts are laid out.
     opened: HashSet<EntryId>,
@@ -319,6 +324,8 @@ struct Step {
     at: At,
     /// Whether lower layers have no part in what is there.
     cut: bool,
+    /// What the layers below have there, if that was looked for.
+    lower: Option<Option<Found>>,
 }
 
 /// What is at a step.
@@ -367,7 +374,7 @@ impl Extracting<'_> {
         if entry.kind == Kind::Hardlink && !is_refused {
             self.result.links.insert(entry.id, target);
         }
-        let Some(way) = self.walk(names, For::Entry).await? else {
+        let Some(mut way) = self.walk(names, For::Entry).await? else {
             self.lost += 1;
             self.first_lost.get_or_insert(path);
             return Ok(());
@@ -382,7 +389,7 @@ impl Extracting<'_> {
             self.result.links.insert(entry.id, target);
         }
         match entry.kind {
-            Kind::Directory => self.declare(&way, parent, entry).await?,
+            Kind::Directory => self.declare(&mut way, parent, entry).await?,
             Kind::Hardlink => {
                 if let Some((layer, target)) = target {
                     self.put(parent, entry.name, Item::Leaf(layer, target));
@@ -473,7 +480,7 @@ impl Extracting<'_> {
                 way.pop();
                 continue;
             }
-            let (at, cut, symlink) = self.look(&way, &name, whom).await?;
+            let (at, cut, symlink) = self.look(&mut way, &name, whom).await?;
             if let Some(target) = symlink {
                 hops += 1;
                 if hops > MOST_SYMLINKS {
@@ -485,13 +492,23 @@ impl Extracting<'_> {
                 todo.extend(split(&target).into_iter().rev());
                 continue;
             }
-            way.push(Step { name, at, cut });
+            way.push(Step {
+                name,
+                at,
+                cut,
+                lower: None,
+            });
         }
         Ok(Some(way))
     }
 
     /// What `name` is at the end of a way: where it points if it is a symlink.
-    async fn look(&mut self, way: &[Step], name: &[u8], whom: For) -> Result<(At, bool, Option<Vec<u8>>), TreeError> {
+    async fn look(
+        &mut self,
+        way: &mut [Step],
+        name: &[u8],
+        whom: For,
+    ) -> Result<(At, bool, Option<Vec<u8>>), TreeError> {
         let (parent, mut cut) = match way.last() {
             None => (Some(0), false),
             Some(step) => match step.at {
@@ -529,22 +546,34 @@ impl Extracting<'_> {
     }
 
     /// What the layers below have under `name` at the end of a way.
-    async fn below(&mut self, way: &[Step], name: &[u8]) -> Result<Option<Found>, TreeError> {
-        let mut path = Vec::new();
-        let mut found = Some(Found::Directory(self.root.clone()));
-        for name in way.iter().map(|step| &*step.name).chain([name]) {
-            let Some(Found::Directory(dir)) = found else {
-                return Ok(None);
-            };
-            path = join(&path, name);
-            found = match self.lower.get(&path) {
-                Some(found) => found.clone(),
-                None => {
-                    let found = self.tree.resolve(&dir, name).await?;
-                    self.lower.insert(path.clone(), found.clone());
-                    found
-                }
-            };
+    async fn below(&mut self, way: &mut [Step], name: &[u8]) -> Result<Option<Found>, TreeError> {
+        let known = way.iter().rposition(|step| step.lower.is_some());
+        let mut found = match known.and_then(|known| way.get(known)) {
+            Some(step) => step.lower.clone().flatten(),
+            None => Some(Found::Directory(self.root.clone())),
+        };
+        for step in way.iter_mut().skip(known.map_or(0, |known| known + 1)) {
+            found = self.below_one(found, &step.name).await?;
+            step.lower = Some(found.clone());
+        }
+        self.below_one(found, name).await
+    }
+
+    /// What the layers below have under `name` in what was found there.
+    async fn below_one(&mut self, found: Option<Found>, name: &[u8]) -> Result<Option<Found>, TreeError> {
+        let Some(Found::Directory(dir)) = found else {
+            return Ok(None);
+        };
+        let key = (Arc::as_ptr(&dir).addr(), Box::from(name));
+        if let Some(known) = self.lower.get(&key) {
+            return Ok(Some(Found::Directory(known.clone())));
+        }
+        let found = self.tree.resolve(&dir, name).await?;
+        if let Some(Found::Directory(dir)) = &found {
+            if self.lower.len() >= MOST_LOWER {
+                self.lower.clear();
+            }
+            self.lower.insert(key, dir.clone());
         }
         Ok(found)
     }
@@ -584,7 +613,7 @@ impl Extracting<'_> {
     }
 
     /// Makes the directory that an entry declares.
-    async fn declare(&mut self, way: &[Step], parent: usize, entry: &Entry<'_>) -> Result<(), TreeError> {
+    async fn declare(&mut self, way: &mut [Step], parent: usize, entry: &Entry<'_>) -> Result<(), TreeError> {
         let number = match self.result.directories[parent].items.get(entry.name) {
             Some(Item::Directory(number)) => *number,
             Some(Item::Leaf(..)) => self.make_one(parent, entry.name, true, true),
@@ -603,7 +632,7 @@ impl Extracting<'_> {
     async fn target(&mut self, link: &WrittenMember<'_>) -> Result<Option<(usize, EntryId)>, TreeError> {
         let mut names = split(link.link.unwrap_or(link.entry.link));
         let Some(last) = names.pop() else { return Ok(None) };
-        let Some(way) = self.walk(names, For::Target).await? else {
+        let Some(mut way) = self.walk(names, For::Target).await? else {
             return Ok(None);
         };
         let (own, cut) = match way.last() {
@@ -625,7 +654,7 @@ impl Extracting<'_> {
             _ if cut => return Ok(None),
             _ => {}
         }
-        Ok(match self.below(&way, &last).await? {
+        Ok(match self.below(&mut way, &last).await? {
             Some(Found::Leaf(layer, entry)) => Some((layer, entry)),
             _ => None,
         })
