@@ -522,6 +522,12 @@ impl Entries for LayerIndex {
     fn written_otherwise(&self) -> bool {
         self.written_otherwise
     }
+
+    fn replaced(&self) -> u32 {
+        // All others but the root are some directory's children.
+        let children = (self.section(&self.children).len() / 4) as u32;
+        self.entries.saturating_sub(1).saturating_sub(children)
+    }
 }
 
 #[cfg(test)]

@@ -637,4 +637,8 @@ impl Entries for GrowingIndex {
     fn written_otherwise(&self) -> bool {
         self.written_otherwise
     }
+
+    fn replaced(&self) -> u32 {
+        self.records.replaced()
+    }
 }

@@ -197,6 +197,10 @@ pub trait Entries {
     /// over other layers it may be another.
     fn written_otherwise(&self) -> bool;
 
+    /// How many entries no name leads to, because a later one has replaced them or they were nowhere from the start. As
+    /// long as that does not grow, every name that was found is what it was.
+    fn replaced(&self) -> u32;
+
     /// The path of an entry from the layer's root, without a leading slash; empty for the root.
     fn path(&self, id: EntryId) -> Vec<u8> {
         let mut names = Vec::new();

@@ -36,6 +36,15 @@ pub(super) struct Extraction {
     links: HashMap<EntryId, Option<(usize, EntryId)>>,
 }
 
+/// How a layer lies over those below.
+enum Extracted {
+    /// As its index has it.
+    Flat,
+    /// So as far as they are known, which they are not to their ends.
+    FlatSoFar,
+    Over(Extraction),
+}
+
 /// What the layer has in a directory.
 #[derive(Default)]
 struct Directory {
@@ -152,21 +161,62 @@ impl Tree {
     /// How layer `number` lies over those below, if its index alone does not tell; waits for it to be complete.
     pub(super) async fn extraction(&self, number: usize) -> Result<Option<Arc<Extraction>>, TreeError> {
         let cell = &self.extractions[number];
+        if !cell.initialized() && self.still_lies_flat(number)? {
+            return Ok(None);
+        }
         let found = cell
             .get_or_try_init(|| async move {
                 if self.is_plain(number) {
                     return Ok(None);
                 }
-                let work = |tree: Arc<Tree>| async move { tree.extract(number).await };
-                let extraction = self.apart(work).await?.map(Arc::new);
-                if extraction.is_some() {
-                    // What was found about merged directories before may be otherwise now.
-                    self.epoch.fetch_add(1, Ordering::Release);
+                // Whoever had the turn before may have found it.
+                if self.still_lies_flat(number).map_err(Some)? {
+                    return Err(None);
                 }
-                Ok::<_, TreeError>(extraction)
+                let work = |tree: Arc<Tree>| async move { tree.extract(number).await };
+                match self.apart(work).await.map_err(Some)? {
+                    Extracted::Flat => Ok(None),
+                    // Asked again by the next question.
+                    Extracted::FlatSoFar => Err(None),
+                    Extracted::Over(extraction) => {
+                        // What was found about merged directories before may be otherwise now.
+                        self.epoch.fetch_add(1, Ordering::Release);
+                        Ok(Some(Arc::new(extraction)))
+                    }
+                }
             })
-            .await?;
-        Ok(found.clone())
+            .await;
+        match found {
+            Ok(found) => Ok(found.clone()),
+            Err(failure) => failure.map_or(Ok(None), Err),
+        }
+    }
+
+    /// Whether layer `number` was found to lie flat over those below, and none of these has replaced anything since.
+    fn still_lies_flat(&self, number: usize) -> Result<bool, TreeError> {
+        let Some(replaced) = *self.flat[number].lock() else {
+            return Ok(false);
+        };
+        let settled = self.is_complete_below(number);
+        let still = replaced == self.replaced_below(number)?;
+        if settled && still {
+            // If another task is just finding it out, it will find the same.
+            self.extractions[number].set(None).ok();
+        }
+        Ok(still)
+    }
+
+    fn is_complete_below(&self, number: usize) -> bool {
+        self.layers.iter().take(number).all(|layer| layer.index().is_some())
+    }
+
+    /// How many entries the layers below layer `number` have replaced by now.
+    fn replaced_below(&self, number: usize) -> Result<u64, TreeError> {
+        let mut replaced = 0;
+        for layer in self.layers.iter().take(number) {
+            replaced += layer.glance(|view| u64::from(view.entries().replaced()))?;
+        }
+        Ok(replaced)
     }
 
     /// A number for the directory at `path` that layer `number` has a part in, but no entry of that path.
@@ -210,10 +260,25 @@ impl Tree {
         *self.plain[number].get_or_init(|| !leads_elsewhere() && (1..index.len()).map(EntryId).all(is_plain))
     }
 
-    async fn extract(&self, number: usize) -> Result<Option<Extraction>, TreeError> {
+    async fn extract(&self, number: usize) -> Result<Extracted, TreeError> {
         let index = self.layers[number].complete().await?;
+        let settled = self.is_complete_below(number);
+        let replaced = self.replaced_below(number)?;
         if !self.needs_layers_below(number, &index).await? {
-            return Ok(None);
+            if !settled {
+                *self.flat[number].lock() = Some(replaced);
+                return Ok(Extracted::FlatSoFar);
+            }
+            return Ok(Extracted::Flat);
+        }
+        if !settled {
+            // What is laid out once stays, so it must be over what those layers are in the end.
+            for layer in self.layers.iter().take(number) {
+                layer.complete().await?;
+            }
+            if !self.needs_layers_below(number, &index).await? {
+                return Ok(Extracted::Flat);
+            }
         }
         let mut extracting = Extracting {
             tree: self,
@@ -256,7 +321,7 @@ impl Tree {
             tracing::warn!("layer {number}: '{first}'{others} left out: the way leads into a loop of symlinks");
         }
         extracting.set_entries();
-        Ok(Some(extracting.result))
+        Ok(Extracted::Over(extracting.result))
     }
 
     /// Whether an entry of the layer has a parent that no entry declares and that is a symlink in the layers below. One
@@ -306,8 +371,8 @@ struct Extracting<'a> {
     index: &'a LayerIndex,
     /// The root of the layers below.
     root: Arc<Dir>,
-    /// Directories that were found there, by their parent's address and name. Each holds its
-    /// parent, so that no address is that of another.
+    /// Directories that were found there, by their parent's address and name. Each holds its parent, so that no address is
+    /// that of another.
     lower: HashMap<(usize, Box<[u8]>), Arc<Dir>>,
     names: usize,
     /// Directories of the tar whose whiteouts are laid out.

@@ -120,7 +120,8 @@ impl Tree {
     /// root. The last name is not followed: it is what the layers below have there, if the layer declares no directory.
     pub(super) async fn walk(&self, moment: Moment, path: &[u8]) -> Result<Walked, TreeError> {
         let root = Dir::root(moment.layer, &self.epoch);
-        let mut way: Vec<(Vec<u8>, Option<Found>)> = Vec::new();
+        // Names, with what the layer's tar and the layers below have there.
+        let mut way: Vec<(Vec<u8>, Option<EntryId>, Option<Found>)> = Vec::new();
         let mut todo: Vec<Vec<u8>> = split(path);
         todo.reverse();
         let mut hops = 0;
@@ -132,11 +133,15 @@ impl Tree {
             }
             let lower = match way.last() {
                 None => self.resolve(&root, &name).await?,
-                Some((_, Some(Found::Directory(dir)))) => self.resolve(dir, &name).await?,
+                Some((_, _, Some(Found::Directory(dir)))) => self.resolve(dir, &name).await?,
                 Some(_) => None,
             };
-            let here = path_of(way.iter().map(|(name, _)| name).chain([&name]));
-            let own = self.layers[moment.layer].glance(|view| Earlier::at(view.entries(), &here, moment.entry))?;
+            let parent = way.last().map_or(Some(EntryId::ROOT), |(_, own, _)| *own);
+            let (here, own) = self.layers[moment.layer].glance(|view| {
+                let here = parent.and_then(|parent| view.entries().child(parent, &name));
+                let own = here.and_then(|here| Earlier::at(view.entries(), here, moment.entry));
+                (here, own)
+            })?;
             let own = own.filter(|own| !todo.is_empty() || matches!(own, Earlier::Directory));
             let target = match (&own, &lower) {
                 _ if todo.is_empty() => None,
@@ -157,11 +162,11 @@ impl Tree {
                 (Some(Earlier::Directory), Some(Found::Directory(dir))) => Some(Found::Directory(dir)),
                 (Some(_), _) => None,
             };
-            way.push((name, found));
+            way.push((name, here, found));
         }
-        let path = path_of(way.iter().map(|(name, _)| name));
+        let path = path_of(way.iter().map(|(name, ..)| name));
         let found = match way.pop() {
-            Some((_, found)) => found,
+            Some((.., found)) => found,
             None => Some(Found::Directory(root)),
         };
         Ok(Walked { path, found })
@@ -243,10 +248,10 @@ enum Earlier {
 }
 
 impl Earlier {
-    /// What the entry at `path` of a layer's tar is, if it came before the entry `before`. A directory that none declares
-    /// is nothing: whether there is one depends on what the layers below have.
-    fn at(entries: &dyn Entries, path: &[u8], before: EntryId) -> Option<Earlier> {
-        let entry = entries.entry(at_path(entries, path).filter(|entry| *entry < before)?)?;
+    /// What `entry` of a layer's tar is, if it came before the entry `before`. A directory that none declares is nothing:
+    /// whether there is one depends on what the layers below have.
+    fn at(entries: &dyn Entries, entry: EntryId, before: EntryId) -> Option<Earlier> {
+        let entry = entries.entry(Some(entry).filter(|entry| *entry < before)?)?;
         match entry.kind {
             Kind::Directory => (!entry.implied).then_some(Earlier::Directory),
             Kind::Symlink => Some(Earlier::Symlink(entry.link.to_vec())),

@@ -113,6 +113,9 @@ pub struct Tree {
     held: Mutex<HashMap<Ino, (Arc<Dir>, u64)>>,
     /// For each layer how it lies over those below, if its entries reach below symlinks of theirs.
     extractions: Vec<OnceCell<Option<Arc<Extraction>>>>,
+    /// For each layer that lies flat over those below as far as they were known: how many entries these had replaced by
+    /// then. What they replace later may be a directory that has become a symlink.
+    flat: Vec<Mutex<Option<u64>>>,
     /// Whether each complete layer declares all its directories.
     plain: Vec<OnceLock<bool>>,
     /// The names in all extractions.
@@ -134,6 +137,7 @@ impl Tree {
             myself: myself.clone(),
             root: Dir::root(layers.len(), &epoch),
             extractions: layers.iter().map(|_| OnceCell::new()).collect(),
+            flat: layers.iter().map(|_| Mutex::default()).collect(),
             plain: layers.iter().map(|_| OnceLock::new()).collect(),
             names: AtomicUsize::new(0),
             epoch,

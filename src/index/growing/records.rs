@@ -182,6 +182,12 @@ impl Records {
         all.filter(|id| !self.get(*id).has(DEAD))
     }
 
+    /// How many entries no name leads to.
+    pub fn replaced(&self) -> u32 {
+        // The root has no name, and is not among those that have one.
+        (self.records.len() - 1 - self.by_name.len()) as u32
+    }
+
     /// What an entry is a name of: the target of a hardlink, or itself.
     pub fn inode(&self, id: u32) -> u32 {
         match self.get(id).target {

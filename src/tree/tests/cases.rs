@@ -220,3 +220,18 @@ async fn an_implied_directory_of_the_base_is_known_at_once() {
     assert_eq!((attr.mode, attr.settled), (3, true));
     sample.compare(&tree).await;
 }
+
+/// Whether a layer's names lead through symlinks is not told for good while a lower layer may still make some.
+#[tokio::test]
+async fn a_directory_of_a_lower_layer_that_becomes_a_symlink_is_followed() {
+    let sample = Sample::parse(&["d b\nd a\nf big 9000000\nl b a", "f b/x\nh y b/x"]);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = sample.tree(dir.path());
+    let early = lookup(&tree, &["b"]).await.unwrap();
+    assert_eq!(early.kind, Kind::Directory);
+    assert!(
+        tree.layers()[0].index().is_none(),
+        "the rest of the base was not needed"
+    );
+    sample.compare(&tree).await;
+}
