@@ -206,7 +206,8 @@ impl Tree {
         Ok(still)
     }
 
-    fn is_complete_below(&self, number: usize) -> bool {
+    /// Whether all layers below layer `number` are completely known.
+    pub(super) fn is_complete_below(&self, number: usize) -> bool {
         self.layers.iter().take(number).all(|layer| layer.index().is_some())
     }
 

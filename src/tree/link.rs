@@ -10,6 +10,9 @@ use super::lookup::{Found, Moment, Walked, at_path};
 use super::{Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
 
+/// The most hard links to lower layers of which is kept what they are.
+const MOST_FOLLOWED: usize = 256 << 10;
+
 impl Tree {
     /// The entry that a name stands for: a hard link's target, anything else itself. None if the link leads nowhere,
     /// or to a directory; extraction would not have made it.
@@ -38,19 +41,26 @@ impl Tree {
         if let Some(target) = self.known_extraction(layer).and_then(|known| known.link(entry)) {
             return Ok(target);
         }
+        // What is found as long as layers grow is no answer to keep.
+        let settled = self.is_complete_below(layer + 1);
+        let mut passed = Vec::new();
         let mut entry = entry;
-        loop {
+        let found = loop {
+            if let Some(known) = self.followed.lock().get(&(layer, entry)) {
+                break *known;
+            }
             let link = self.layers[layer].glance(|view| {
                 let entry = view.entries().entry(entry)?;
                 Some((entry.kind, entry.target, entry.link.to_vec()))
             })?;
             let path = match link {
-                Some((Kind::Hardlink, None, path)) if path.is_empty() => return Ok(None),
+                Some((Kind::Hardlink, None, path)) if path.is_empty() => break None,
                 Some((Kind::Hardlink, None, path)) => path,
-                Some((Kind::Hardlink, Some(target), _)) => return Ok(Some((layer, target))),
-                Some((Kind::Directory, ..)) | None => return Ok(None),
-                Some(_) => return Ok(Some((layer, entry))),
+                Some((Kind::Hardlink, Some(target), _)) => break Some((layer, target)),
+                Some((Kind::Directory, ..)) | None => break None,
+                Some(_) => break Some((layer, entry)),
             };
+            passed.push(entry);
             let walked = {
                 let (path, moment) = (path.clone(), Moment { layer, entry });
                 let walk = move |tree: Arc<Tree>| async move { tree.walk_boxed(moment, path).await };
@@ -66,10 +76,20 @@ impl Tree {
             };
             match (earlier, walked.found) {
                 (Some(earlier), _) => entry = earlier,
-                (None, Some(Found::Leaf(layer, entry))) => return Ok(Some((layer, entry))),
-                (None, _) => return Ok(None),
+                (None, Some(Found::Leaf(layer, entry))) => break Some((layer, entry)),
+                (None, _) => break None,
+            }
+        };
+        if settled {
+            let mut followed = self.followed.lock();
+            for entry in passed {
+                if followed.len() >= MOST_FOLLOWED {
+                    followed.clear();
+                }
+                followed.insert((layer, entry), found);
             }
         }
+        Ok(found)
     }
 
     /// [`Tree::walk`] to what a hard link names.

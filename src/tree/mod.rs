@@ -122,6 +122,8 @@ pub struct Tree {
     names: AtomicUsize,
     /// Counts the extractions: what was found in merged directories before may be otherwise after.
     epoch: Arc<AtomicU64>,
+    /// What hard links to lower layers are, as far as that was found out over complete ones: each may lead to another.
+    followed: Mutex<HashMap<(usize, EntryId), Option<(usize, EntryId)>>>,
     /// Names that layers give to files of lower layers; known once all layers are.
     links: OnceCell<HashMap<(usize, EntryId), u32>>,
     listings: Mutex<listing::Recent>,
@@ -146,6 +148,7 @@ impl Tree {
             manifest: image.manifest.clone(),
             config: image.config.clone(),
             held: Mutex::default(),
+            followed: Mutex::default(),
             links: OnceCell::new(),
             listings: Mutex::default(),
             clash_told: AtomicBool::new(false),
