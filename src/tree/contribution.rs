@@ -33,8 +33,6 @@ pub(super) struct Dir {
     pub top: usize,
     /// The directory that it is in and its name there; none for the root.
     pub parent: Option<(Arc<Dir>, Box<[u8]>)>,
-    /// Its path from the root, with slashes between names.
-    pub path: Box<[u8]>,
     found: Mutex<Found>,
     /// Counts when what was found before may be otherwise.
     epoch: Arc<AtomicU64>,
@@ -113,7 +111,6 @@ impl Dir {
             ino: Ino::ROOT,
             top,
             parent: None,
-            path: Box::default(),
             found: Mutex::default(),
             epoch: epoch.clone(),
         })
@@ -125,10 +122,22 @@ impl Dir {
             ino,
             top: parent.top,
             parent: Some((parent.clone(), name.into())),
-            path: join(&parent.path, name).into(),
             found: Mutex::default(),
             epoch: parent.epoch.clone(),
         })
+    }
+
+    /// Its path from the root, with slashes between names. It is not kept: there may be millions of directories, and a path
+    /// can have four kibibytes.
+    pub(super) fn path(&self) -> Vec<u8> {
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut at = self;
+        while let Some((parent, name)) = &at.parent {
+            names.push(name);
+            at = parent;
+        }
+        names.reverse();
+        names.join(&b'/')
     }
 
     /// What was found and still holds.
@@ -281,13 +290,13 @@ impl Tree {
     pub(super) async fn child(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<Child, TreeError> {
         let layer = at.layer;
         if let Some(extraction) = self.extraction_of_complete(layer).await? {
-            return Ok(extraction.child(&dir.path, name));
+            return Ok(extraction.child(&dir.path(), name));
         }
         let own = match at.entry {
             None => Own::Nothing,
             Some(directory) => {
                 let wanted: Box<[u8]> = name.into();
-                let what = || String::from_utf8_lossy(&join(&dir.path, name)).into_owned();
+                let what = || String::from_utf8_lossy(&join(&dir.path(), name)).into_owned();
                 self.layers[layer]
                     .ask(Want::Little, what, move |view| {
                         let entries = view.entries();
@@ -322,7 +331,7 @@ impl Tree {
             }
         };
         if let Some(extraction) = self.extraction_of_complete(layer).await? {
-            return Ok(extraction.child(&dir.path, name));
+            return Ok(extraction.child(&dir.path(), name));
         }
         let own = match own {
             // Told at once. What the layer may have there by way of a symlink below is known only when it is complete.
@@ -338,7 +347,7 @@ impl Tree {
             Own::Nothing => Child::Nothing,
         };
         Ok(match self.extraction(layer).await? {
-            Some(extraction) => extraction.child(&dir.path, name),
+            Some(extraction) => extraction.child(&dir.path(), name),
             None => own,
         })
     }
@@ -347,14 +356,14 @@ impl Tree {
     pub(super) async fn hides(&self, dir: &Arc<Dir>, at: Contribution, name: &[u8]) -> Result<bool, TreeError> {
         let wanted: Box<[u8]> = name.into();
         let own = move |entries: &dyn Entries, directory| hides(entries, directory, &wanted);
-        self.prove(dir, at, own, |extraction| extraction.hides(&dir.path, name))
+        self.prove(dir, at, own, |extraction| extraction.hides(&dir.path(), name))
             .await
     }
 
     /// Whether `at` hides all children that lower layers have in `dir`.
     pub(super) async fn opaque(&self, dir: &Arc<Dir>, at: Contribution) -> Result<bool, TreeError> {
         let own = |entries: &dyn Entries, directory| entries.entry(directory).is_some_and(|entry| entry.opaque);
-        self.prove(dir, at, own, |extraction| extraction.opaque(&dir.path))
+        self.prove(dir, at, own, |extraction| extraction.opaque(&dir.path()))
             .await
     }
 
@@ -373,7 +382,7 @@ impl Tree {
         let own = match at.entry {
             None => false,
             Some(directory) => {
-                let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path));
+                let what = || format!("whiteouts in {}", String::from_utf8_lossy(&dir.path()));
                 let told = move |view: View<'_>| {
                     let found = !is_undecided(view, at.layer) && own(view.entries(), directory);
                     (found || view.complete()).then_some(found)

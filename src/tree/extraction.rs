@@ -20,9 +20,8 @@ use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, OPAQUE, WHITEOUT, 
 /// The most names in the layers that are laid out this way, in all layers of an image together. They are in memory.
 const MOST_NAMES: usize = 2 << 20;
 
-/// The most directories of the layers below that are kept in memory while a layer is laid out. Each may have a path of
-/// four kibibytes.
-const MOST_LOWER: usize = 16 << 10;
+/// The most directories of the layers below that are kept in memory while a layer is laid out.
+const MOST_LOWER: usize = 64 << 10;
 
 /// Entries after which other tasks get a turn.
 const TURN: u32 = 1024;
@@ -338,7 +337,10 @@ impl Tree {
         }
         // Where the lower layers have what the layer's own directory would be merged with; none if nowhere.
         let mut lower: HashMap<EntryId, Option<Arc<Dir>>> = HashMap::new();
-        for id in implied_and_above(index) {
+        for (id, turn) in implied_and_above(index).into_iter().zip(0u32..) {
+            if turn.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+            }
             let Some(entry) = index.entry(id) else { continue };
             if entry.implied && entry.replacing {
                 return Ok(true);

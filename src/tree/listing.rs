@@ -210,7 +210,7 @@ impl Tree {
     ) -> Result<Vec<(Box<[u8]>, Plain)>, TreeError> {
         let index = self.layers[at.layer].complete().await?;
         if let Some(extraction) = self.extraction(at.layer).await? {
-            let (names, hides) = extraction.names_in(&dir.path);
+            let (names, hides) = extraction.names_in(&dir.path());
             hidden.extend(hides.into_iter().map(Box::from));
             return Ok(names.into_iter().map(|name| (name.into(), Plain::AskTree)).collect());
         }

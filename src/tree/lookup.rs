@@ -94,7 +94,7 @@ impl Tree {
                     } => {
                         let ino = match contribution.entry {
                             Some(entry) => Ino::merged(contribution.layer, entry),
-                            None => self.bare_ino(contribution.layer, &join(&dir.path, name)),
+                            None => self.bare_ino(contribution.layer, &join(&dir.path(), name)),
                         };
                         implied.get_or_insert_with(|| Dir::new(dir, name, ino));
                         if contribution.attrs.is_some() {

@@ -229,7 +229,7 @@ impl Tree {
             let reachable = match self.known_extraction(layer) {
                 // Where it has an entry of that path in its tar is told by what it was put together with.
                 Some(extraction) if directory.node() == Node::Merged => {
-                    extraction.has_directory(&self.dir(directory)?.path)
+                    extraction.has_directory(&self.dir(directory)?.path())
                 }
                 _ => self
                     .layer(layer, directory)?
