@@ -351,6 +351,39 @@ fn a_hard_link_to_what_is_a_directory_in_its_own_tar_only() {
 }
 
 #[test]
+fn hard_links_to_one_another_through_a_symlink_of_a_lower_layer() {
+    let lower = tar().dir("d").file("d/0", "1").link(b'2', "s", "d");
+    let upper = tar()
+        .dir("d")
+        .link(b'1', "d/1", "s/0")
+        .link(b'1', "d/2", "s/1")
+        .link(b'1', "d/3", "s/2");
+    Case::of([lower.end(), upper.end()])
+        .root([
+            "d d",
+            "d/0 f =1 x4",
+            "d/1 f =1 ~d/0 x4",
+            "d/2 f =1 ~d/0 x4",
+            "d/3 f =1 ~d/0 x4",
+            "s l -> d",
+        ])
+        .differs(GnuTar, "the first target is in another layer")
+        .differs(BsdTar, "the first target is in another layer")
+        .check();
+}
+
+#[test]
+fn a_directory_of_a_lower_layer_that_becomes_a_symlink() {
+    let lower = tar().dir("b").dir("a").file("a/x", "1").link(b'2', "b", "a");
+    let upper = tar().file("b/y", "2").link(b'1', "h", "b/x");
+    Case::of([lower.end(), upper.end()])
+        .root(["a d", "a/x f =1 x2", "a/y f =2", "b l -> a", "h f =1 ~a/x x2"])
+        .differs(GnuTar, "its target is in another layer")
+        .differs(BsdTar, "its target is in another layer")
+        .check();
+}
+
+#[test]
 fn a_hard_link_to_a_hard_link_to_nothing_is_to_what_lies_below() {
     let upper = tar().link(b'1', "a", "gone").link(b'1', "b", "a");
     Case::of([tar().file("a", "1").end(), upper.end()])
