@@ -10,6 +10,9 @@ use super::lookup::{Found, Moment, Walked, at_path};
 use super::{Tree, TreeError};
 use crate::index::{Entries, Entry, EntryId, Kind, LayerIndex, never_shown};
 
+/// What hard links are, each by its layer and entry; None if that is nothing.
+pub(super) type Followed = HashMap<(usize, EntryId), Option<(usize, EntryId)>>;
+
 /// The most hard links to lower layers of which is kept what they are.
 const MOST_FOLLOWED: usize = 256 << 10;
 

@@ -123,7 +123,7 @@ pub struct Tree {
     /// Counts the extractions: what was found in merged directories before may be otherwise after.
     epoch: Arc<AtomicU64>,
     /// What hard links to lower layers are, as far as that was found out over complete ones: each may lead to another.
-    followed: Mutex<HashMap<(usize, EntryId), Option<(usize, EntryId)>>>,
+    followed: Mutex<link::Followed>,
     /// Names that layers give to files of lower layers; known once all layers are.
     links: OnceCell<HashMap<(usize, EntryId), u32>>,
     listings: Mutex<listing::Recent>,
