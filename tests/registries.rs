@@ -372,6 +372,29 @@ fn a_registry_without_tls_is_asked_through_its_proxy_and_one_on_this_machine_wit
 }
 
 #[test]
+fn what_is_behind_a_proxy_must_not_send_us_to_private_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = image(&dir.path().join("layout"));
+    let registry = Registry::of([("team/app", layout.layout.clone())]);
+    registry.redirects().lead(&[Listener::Elsewhere]);
+    let hosts = hosts(dir.path(), "plain.test:5000", "server = \"http://plain.test:5000\"");
+    let proxy = Proxy::knowing([("plain.test:5000", registry.address())]);
+    let mount = |allowed: &[&str]| {
+        Mount::of("plain.test:5000/team/app:latest")
+            .with(["--hosts-dir", &hosts, "--timeout", "5"])
+            .with(allowed.iter().copied())
+            .env("HTTP_PROXY", proxy.url())
+    };
+    let refused = mount(&[])
+        .try_start()
+        .err()
+        .expect("the configuration is elsewhere")
+        .said;
+    assert!(refused.contains("--allow-private-redirects"), "{refused}");
+    assert_right(&mount(&["--allow-private-redirects"]).start());
+}
+
+#[test]
 fn a_tag_within_its_time_costs_no_request_and_otherwise_one() {
     let dir = tempfile::tempdir().unwrap();
     let layout = image(&dir.path().join("layout"));

@@ -179,6 +179,9 @@ pub struct Report {
     pub layer_size: Option<u64>,
     /// How many percent of that layer were downloaded.
     pub efficiency_pct: Option<f64>,
+    /// Whether all of that layer was checked against its digest: by whoever indexed it. A file that was carved out of a
+    /// layer in the middle of its scan was not.
+    pub verified: Option<bool>,
     /// How many layers were searched.
     pub layers_searched: usize,
     /// Seconds that it took.
@@ -205,6 +208,7 @@ impl Report {
             requests: 0,
             layer_size: None,
             efficiency_pct: None,
+            verified: None,
             layers_searched: 0,
             elapsed_seconds: 0.0,
             error,
@@ -251,7 +255,8 @@ impl Meter {
             .filter(|(_, layer)| seen.insert(layer.descriptor().digest));
         let (bytes_downloaded, requests) = counted.fold((0, 0), |sum, (cost, _)| (sum.0 + cost.0, sum.1 + cost.1));
         let from = result.as_ref().ok().and_then(|(from, _)| *from);
-        let descriptor = from.and_then(|from| layers.get(from)).map(|layer| layer.descriptor());
+        let layer_from = from.and_then(|from| layers.get(from));
+        let descriptor = layer_from.map(|layer| layer.descriptor());
         let from_layer = from.and_then(|from| spent.get(from)).map_or(0, |(bytes, _)| *bytes);
         let layers_searched = match (&result, layer, from) {
             (Ok(_), Some(_), _) => 1,
@@ -268,6 +273,7 @@ impl Meter {
             requests,
             layer_size: descriptor.map(|layer| layer.size),
             efficiency_pct: descriptor.map(|layer| percent(from_layer, layer.size)),
+            verified: layer_from.map(|layer| layer.index().is_some()),
             layers_searched,
             elapsed_seconds: self.since.elapsed().as_secs_f64(),
             ..Report::failed(&inspector.image().reference, path, result.err())

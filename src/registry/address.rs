@@ -5,7 +5,9 @@
 //! them asked.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::LazyLock;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
@@ -86,6 +88,13 @@ fn proxies() -> impl Iterator<Item = String> {
 pub(super) fn names_proxy(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     proxies().any(|proxy| proxy.eq_ignore_ascii_case(host))
+}
+
+/// Whether a proxy is asked for what is at a URL.
+pub(super) fn is_proxied(url: &Url) -> bool {
+    static PROXIES: LazyLock<Matcher> = LazyLock::new(Matcher::from_system);
+    let uri = url.as_str().parse::<hyper::Uri>();
+    uri.is_ok_and(|uri| PROXIES.intercept(&uri).is_some())
 }
 
 /// The host in the value of a variable such as `HTTPS_PROXY`.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode, Url};
 
-use super::address::{ALLOW, NOT_ASKED, PublicOnly, is_public, names_private_address, names_proxy};
+use super::address::{ALLOW, NOT_ASKED, PublicOnly, is_proxied, is_public, names_private_address, names_proxy};
 use super::error::RegistryError;
 use super::hosts::Route;
 use super::repository::Endpoint;
@@ -46,7 +46,7 @@ pub(super) struct Transport {
     allow_private: bool,
     /// Whether nothing but public addresses may be asked at all.
     public_only: bool,
-    /// Whether the host has a public address; known when it has answered. Behind a proxy it is the proxy's that counts.
+    /// Whether the host has a public address; known when it has answered.
     public: AtomicBool,
     /// Longest wait for the head of an answer, and for each piece of its body.
     pub(super) timeout: Duration,
@@ -228,7 +228,11 @@ impl Transport {
 
     /// Notes where the registry itself has answered from.
     pub(super) fn answered(&self, response: &Response) {
-        if let Some(address) = response.remote_addr() {
+        if is_proxied(response.url()) {
+            // The address is the proxy's, and what a proxy is needed for is out on the public network.
+            let public = !names_private_address(response.url());
+            self.public.store(public, Ordering::Relaxed);
+        } else if let Some(address) = response.remote_addr() {
             self.is_at(address.ip());
         }
     }

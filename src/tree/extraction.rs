@@ -160,6 +160,9 @@ impl Tree {
     /// How layer `number` lies over those below, if its index alone does not tell; waits for it to be complete.
     pub(super) async fn extraction(&self, number: usize) -> Result<Option<Arc<Extraction>>, TreeError> {
         let cell = &self.extractions[number];
+        if self.too_large[number].get().is_some() {
+            return Err(TreeError::TooManyNames { layer: number });
+        }
         if !cell.initialized() && self.still_lies_flat(number)? {
             return Ok(None);
         }
@@ -310,6 +313,7 @@ impl Tree {
         let names = extracting.names;
         if self.names.fetch_add(names, Ordering::Relaxed) + names > MOST_NAMES {
             self.names.fetch_sub(names, Ordering::Relaxed);
+            self.too_large[number].set(()).ok();
             return Err(TreeError::TooManyNames { layer: number });
         }
         if let Some(first) = &extracting.first_lost {

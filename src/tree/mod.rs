@@ -118,6 +118,8 @@ pub struct Tree {
     flat: Vec<Mutex<Option<u64>>>,
     /// Whether each complete layer declares all its directories.
     plain: Vec<OnceLock<bool>>,
+    /// For each layer whether it has too many names to be laid out.
+    too_large: Vec<OnceLock<()>>,
     /// The names in all extractions.
     names: AtomicUsize,
     /// Counts the extractions: what was found in merged directories before may be otherwise after.
@@ -141,6 +143,7 @@ impl Tree {
             extractions: layers.iter().map(|_| OnceCell::new()).collect(),
             flat: layers.iter().map(|_| Mutex::default()).collect(),
             plain: layers.iter().map(|_| OnceLock::new()).collect(),
+            too_large: layers.iter().map(|_| OnceLock::new()).collect(),
             names: AtomicUsize::new(0),
             epoch,
             layers,

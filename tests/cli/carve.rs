@@ -204,8 +204,15 @@ fn the_report_says_what_the_registry_counted() {
         "{report}"
     );
     assert_eq!(report["layers_searched"], 2);
+    // It stopped in the middle of the layer.
+    assert_eq!(report["verified"], false);
     assert!(report["elapsed_seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(report["error"], Value::Null);
+
+    asked.ask("index IMAGE");
+    let said = asked.ask("carve IMAGE wanted --json");
+    let report: Value = serde_json::from_str(&said.err).unwrap();
+    assert_eq!(report["verified"], true);
 
     let to = asked.dir.path().join("report");
     let said = asked.run(&[
