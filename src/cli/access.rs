@@ -86,6 +86,7 @@ impl Arguments {
             tls_ca: absolute(&self.tls_ca)?,
             allow_private: self.allow_private_redirects,
             public_only: false,
+            no_logins: false,
             tag_ttl: Duration::from_secs(self.tag_ttl),
         })
     }

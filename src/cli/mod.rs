@@ -140,7 +140,7 @@ impl Failure {
             Failure::Mount(_) | Failure::Io { .. } => code::FAILED,
             Failure::Usage(_) | Failure::Inspect(InspectError::NoLayer { .. }) => code::USAGE,
             Failure::Inspect(error) if error.is_corrupt() => code::CORRUPT,
-            Failure::Image(error) if matches!(**error, ImageError::WrongDigest { .. }) => code::CORRUPT,
+            Failure::Image(error) if error.is_corrupt() => code::CORRUPT,
             Failure::Inspect(error) if error.is_not_found() => code::NOT_FOUND,
             Failure::Inspect(_) | Failure::Image(_) => code::REGISTRY,
             Failure::Told(code) => *code,

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::log::Log;
 use super::opening::{self, GRACE};
 use super::{Failure, code, daemon};
+use crate::registry;
 use crate::serve::{Allowed, Options, serve};
 use crate::tree::Settings;
 
@@ -82,11 +83,21 @@ impl Arguments {
                 "who reaches {listen} must not see images of this machine: leave out --allow-local, or listen on loopback"
             )));
         }
+        if self.is_public_only() && registry::has_proxy() {
+            let reason = "a proxy, as HTTPS_PROXY and its like name one, would go to private addresses for whoever asks: \
+                unset them, or say that this may be with --allow-private";
+            return Err(Failure::Usage(reason.to_owned()));
+        }
         Ok(())
     }
 
+    fn is_public_only(&self) -> bool {
+        !self.listen.ip().is_loopback() && !self.allow_private
+    }
+
     fn options(&self, mut settings: Settings) -> Options {
-        settings.access.public_only = !self.listen.ip().is_loopback() && !self.allow_private;
+        settings.access.public_only = self.is_public_only();
+        settings.access.no_logins = !self.listen.ip().is_loopback() && self.allow_any;
         Options {
             settings,
             allowed: match self.allow_registry.is_empty() {

@@ -118,11 +118,9 @@ impl Archive {
             left: MAX_HEADERS,
         };
         let mut tar = tar::Archive::new(reader);
-        let entries = tar
-            .entries_with_seek()
-            .map_err(|error| self.malformed(&error.to_string()))?;
+        let entries = tar.entries_with_seek().map_err(|error| self.unreadable(error))?;
         for entry in entries {
-            let entry = entry.map_err(|error| self.malformed(&error.to_string()))?;
+            let entry = entry.map_err(|error| self.unreadable(error))?;
             if self.members.len() >= MAX_MEMBERS {
                 return Err(self.malformed(&format!("it has more than {MAX_MEMBERS} members")));
             }
@@ -302,6 +300,15 @@ impl Archive {
             image: self.image.clone(),
             what: "archive".to_owned(),
             reason: reason.to_owned(),
+        }
+    }
+
+    /// For what the reader of the tar says. Its words have bytes of the file in them, which may be any file that somebody
+    /// named who may not read it.
+    fn unreadable(&self, error: io::Error) -> ImageError {
+        match error.raw_os_error() {
+            Some(_) => self.io(error),
+            None => self.malformed("it is not a tar, or a damaged one"),
         }
     }
 

@@ -113,3 +113,10 @@ pub enum ImageError {
         source: io::Error,
     },
 }
+
+impl ImageError {
+    /// Whether the image was had, but is not what it should be.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, ImageError::Malformed { .. } | ImageError::WrongDigest { .. })
+    }
+}

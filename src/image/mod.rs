@@ -70,6 +70,8 @@ pub struct Access {
     pub allow_private: bool,
     /// Only registries at public addresses are asked: strangers say which. Mirrors are not theirs to choose.
     pub public_only: bool,
+    /// The files of `docker login` and `podman login` are not looked at: strangers say what is asked for.
+    pub no_logins: bool,
     /// How long ago a tag must have been looked up at most to be taken as it was then.
     pub tag_ttl: Duration,
 }

@@ -62,6 +62,7 @@ fn repository(reference: &RegistryReference, options: &Options) -> Result<Mirror
         };
         let credentials = match &access.credential {
             Some(credential) if itself => CredentialFiles::given(credential.clone()),
+            _ if access.no_logins => CredentialFiles::default(),
             _ => CredentialFiles::from_environment(),
         };
         (Repository::new(endpoint, credentials), host.pull, host.resolve)

@@ -250,6 +250,14 @@ impl Inspector {
         }
     }
 
+    /// [`Inspector::rest`] of the layers that a carve can have touched: of `layer` alone, or from the one `found` upwards.
+    pub async fn rest_of(&self, layer: Option<usize>, found: Option<usize>) {
+        let first = layer.or(found).unwrap_or(0);
+        let layers = self.layers().iter().skip(first);
+        let count = if layer.is_some() { 1 } else { usize::MAX };
+        futures_util::future::join_all(layers.take(count).map(|layer| layer.rest())).await;
+    }
+
     /// Waits until nothing is fetched or scanned any more. To be called before the process ends: what was fetched is
     /// kept then, and the costs are final.
     pub async fn rest(&self) {

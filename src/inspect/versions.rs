@@ -283,6 +283,8 @@ impl Versions {
     /// [`InspectError::Tree`].
     pub async fn next(&mut self) -> Result<Option<Entry>, InspectError> {
         loop {
+            // Once all is known nothing here waits, and others are to have their turn.
+            tokio::task::consume_budget().await;
             if let Some(entry) = self.ready.pop_front() {
                 return Ok(Some(entry));
             }

@@ -44,6 +44,8 @@ impl Walk {
             self.frames.push(Frame { node, listing, next: 0 });
         }
         while let Some(frame) = self.frames.last_mut() {
+            // Once all is known nothing here waits, and others are to have their turn.
+            tokio::task::consume_budget().await;
             if frame.next >= frame.listing.len() {
                 self.frames.pop();
                 continue;

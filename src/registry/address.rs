@@ -33,6 +33,9 @@ pub(super) fn is_public(address: IpAddr) -> bool {
                     || address.is_unspecified()
                     || address.is_multicast()
                     || address.is_unique_local()
+                    || matches!(address.segments(), [0x64, 0xff9b, 1, ..] | [0x100, 0, 0, 0, ..])
+                    || address.segments()[0] & 0xffc0 == 0xfec0
+                    || address.segments()[..6] == [0; 6]
                     || address.is_unicast_link_local())
             }
         },
@@ -51,9 +54,13 @@ fn embedded(address: Ipv6Addr) -> Option<IpAddr> {
     Some(IpAddr::V4((u32::from(high) << 16 | u32::from(low)).into()))
 }
 
-/// Whether the host of a URL is, as it is written, an address that is not public.
+/// Whether the host of a URL is, as it is written, an address that is not public, or this machine.
 pub(super) fn names_private_address(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    if name == "localhost" || name.ends_with(".localhost") {
+        return true;
+    }
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
@@ -82,6 +89,11 @@ fn proxies() -> impl Iterator<Item = String> {
     let variables = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].into_iter();
     let values = variables.flat_map(|name| [std::env::var(name), std::env::var(name.to_lowercase())]);
     values.flatten().filter_map(|value| proxy_host(&value))
+}
+
+/// Whether the environment names a proxy.
+pub(crate) fn has_proxy() -> bool {
+    proxies().next().is_some()
 }
 
 /// Whether a URL's host is that of a proxy, which [`PublicOnly`] finds wherever it is. A registry has nothing there.
@@ -161,6 +173,10 @@ mod tests {
             "ff02::1",
             "::ffff:10.0.0.1",
             "64:ff9b::a00:1",
+            "64:ff9b:1::a00:1",
+            "fec0::1",
+            "100::1",
+            "::10.0.0.1",
             "2002:7f00:1::",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
@@ -189,6 +205,9 @@ mod tests {
             ("https://10.0.0.1/x", true),
             ("https://[fd00::1]:8443/", true),
             ("https://0x7f000001/", true),
+            ("http://localhost:9200/", true),
+            ("https://api.LocalHost./", true),
+            ("https://localhost.example/", false),
             ("https://8.8.8.8/", false),
             ("https://ten.example/", false),
         ] {

@@ -34,6 +34,7 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use address::has_proxy;
 #[cfg(fuzzing)]
 pub use blob::fuzz as fuzz_content_range;
 #[cfg(fuzzing)]

@@ -12,7 +12,8 @@ use axum::extract::{Request, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, TE, TRAILER,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -51,7 +52,8 @@ struct Carve {
 
 /// `GET` and `HEAD` of `/carve`.
 pub(super) async fn answer(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Problem> {
-    let query = Query::parse(request.uri().query(), &["image", "path", "layer", "as_text"])?;
+    let (request, _) = request.into_parts();
+    let query = Query::parse(request.uri.query(), &["image", "path", "layer", "as_text"])?;
     let (layer, as_text) = (query.layer("layer")?, query.flag("as_text", false)?);
     let path = query.needed("path")?.to_vec();
     let permit = server.admit()?;
@@ -72,7 +74,7 @@ pub(super) async fn answer(State(server): State<Arc<Server>>, request: Request) 
     if as_text {
         carve.check_text().await?;
     }
-    carve.respond(request.method(), request.headers(), as_text).await
+    carve.respond(&request, as_text).await
 }
 
 impl Carve {
@@ -91,7 +93,8 @@ impl Carve {
         Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_text", sentence))
     }
 
-    async fn respond(self, method: &Method, headers: &HeaderMap, as_text: bool) -> Result<Response, Problem> {
+    async fn respond(self, request: &Parts, as_text: bool) -> Result<Response, Problem> {
+        let (method, headers) = (&request.method, &request.headers);
         let size = self.node.attr.size;
         let etag = self.etag();
         let range = match wanted(headers, &etag, size) {
@@ -136,7 +139,8 @@ impl Carve {
             *response.body_mut() = Body::from(first.unwrap_or_default());
             return Ok(response);
         }
-        let trailers = takes_trailers(headers);
+        // Without chunks there are no trailers, and only a length tells whether something is missing.
+        let trailers = request.version >= Version::HTTP_11 && takes_trailers(headers);
         match trailers {
             true => put(head, TRAILER, format!("{DOWNLOADED}, {EFFICIENCY}")),
             false => put(head, CONTENT_LENGTH, length.to_string()),
@@ -177,7 +181,7 @@ impl Carve {
 
     /// Adds what was downloaded of the image since the request came.
     async fn costs(&self, head: &mut HeaderMap) {
-        let _ = tokio::time::timeout(REST, self.inspector.rest()).await;
+        let _ = tokio::time::timeout(REST, self.inspector.rest_of(self.layer, self.node.layer())).await;
         let result = Ok((self.node.layer(), self.node.attr.size));
         let report = self.meter.report(&self.inspector, &self.path, self.layer, result);
         put(head, DOWNLOADED, report.bytes_downloaded.to_string());

@@ -466,6 +466,26 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn a_layout_whose_layer_was_cut_off_is_corrupt() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = ImageBuilder::of([Layer::of([Entry::file("file", "1")])])
+        .write(dir.path(), "cut")
+        .unwrap();
+    let layer = &image.layers[0];
+    let blob = image.layout.join("blobs/sha256").join(layer.digest.hex());
+    fs::File::options()
+        .write(true)
+        .open(blob)
+        .unwrap()
+        .set_len(layer.size - 1)
+        .unwrap();
+    let reference = format!("oci:{}:{}", image.layout.display(), image.tag);
+    let said = Asked::of(history()).run(&["carve", &reference, "file"]);
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.err.contains("bytes instead of"), "{said:?}");
+}
+
+#[test]
 fn what_is_corrupt_and_what_is_out_of_reach_have_codes_of_their_own() {
     let noise = Content::Noise { seed: 3, size: 10_000 }.bytes();
     let asked = Asked::of([Layer::blob(noise.clone(), &noise)]);

@@ -1,5 +1,7 @@
 //! Who may ask, for what, and what browsers make of the answers.
 
+use std::fs;
+
 use super::Scene;
 use crate::support::cli::{Asked, history};
 use crate::support::*;
@@ -18,6 +20,33 @@ fn others_than_this_machine_need_leave_for_registries() {
         assert_eq!(said.code, 2, "{said:?}");
         assert!(said.err.contains(word), "{said:?}");
     }
+    let behind_proxy = std::process::Command::new(env!("CARGO_BIN_EXE_peelfs"))
+        .args(["serve", "--listen", "0.0.0.0:0", "--allow-any"])
+        .env("HTTPS_PROXY", "http://proxy.example:3128")
+        .output()
+        .unwrap();
+    assert_eq!(behind_proxy.status.code(), Some(2), "{behind_proxy:?}");
+}
+
+#[test]
+fn strangers_do_not_use_the_logins_of_whoever_serves() {
+    let asked = Asked::of(history());
+    asked.served.registry.guard().basic("me", "secret");
+    let config = tempfile::tempdir().unwrap();
+    let auth = format!(
+        r#"{{"auths": {{"{}": {{"auth": "bWU6c2VjcmV0"}}}}}}"#,
+        asked.served.registry.address()
+    );
+    fs::write(config.path().join("config.json"), auth).unwrap();
+    let registry = asked.served.registry.address().to_string();
+    let answered = |allowed: &[&str]| {
+        let arguments = [&["--listen", "0.0.0.0:0", "--allow-private"], allowed].concat();
+        let serve = Serve::logged_in(&asked.cache(), &arguments, Some(config.path()));
+        let image = encoded(asked.served.reference());
+        serve.get(&format!("/layers?image={image}")).status
+    };
+    assert_eq!(answered(&["--allow-any"]), 502);
+    assert_eq!(answered(&["--allow-registry", &registry]), 200);
 }
 
 #[test]

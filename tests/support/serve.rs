@@ -48,6 +48,12 @@ impl Serve {
     /// The same, with these arguments too; the last `--listen` of several counts.
     #[track_caller]
     pub fn with(cache: &Path, arguments: &[&str]) -> Serve {
+        Serve::logged_in(cache, arguments, None)
+    }
+
+    /// The same, with the logins in this directory of Docker's.
+    #[track_caller]
+    pub fn logged_in(cache: &Path, arguments: &[&str], logins: Option<&Path>) -> Serve {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("log");
         let listen: &[&str] = match arguments.contains(&"--listen") {
@@ -59,6 +65,7 @@ impl Serve {
             .args(listen)
             .args(arguments)
             .env("PEELFS_CACHE_DIR", cache)
+            .envs(logins.map(|logins| ("DOCKER_CONFIG", logins)))
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("a log"))
             .spawn()

@@ -153,7 +153,8 @@ async fn what_is_no_archive_is_told() {
     let told = async |bytes: &[u8]| open(bytes, None).await.unwrap_err().to_string();
     assert!(told(&[0x1f, 0x8b, 8, 0, 0, 0]).await.contains("compressed (gzip)"));
     assert!(told(b"").await.contains("no manifest.json"));
-    assert!(told(&[b'x'; 2000]).await.contains("unusable"));
+    let secret = told(&b"root:secret:".repeat(200)).await;
+    assert!(secret.contains("not a tar") && !secret.contains("root"), "{secret}");
     let mut oci = Made::new();
     oci.file("index.json", b"{}");
     assert!(oci.resolve(None).await.unwrap_err().to_string().contains("oci:DIR"));

@@ -15,6 +15,9 @@ use crate::inspect::{Entry, Inspector, mode, time};
 /// The most rows of a page.
 const ROWS: usize = 5000;
 
+/// About the most bytes of them.
+const BYTES: usize = 2 << 20;
+
 pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) -> Result<Page, Problem> {
     let query = Query::parse(request.uri().query(), &["image", "path", "layer"])?;
     let layer = query.layer("layer")?;
@@ -27,12 +30,14 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
         None => listings::versions(&inspector, query.path(), false).await?,
         Some(_) => listings::entries(&inspector, layer, query.path(), false).await?,
     };
-    let mut entries = Vec::new();
+    let (mut count, mut html, mut is_cut) = (0, String::new(), false);
     while let Some(entry) = rows.try_next().await? {
-        entries.push(entry);
-        if entries.len() > ROWS {
+        is_cut = count == ROWS || html.len() > BYTES;
+        if is_cut {
             break;
         }
+        count += 1;
+        html += &row(image, layer, &entry);
     }
     let mut page = Page::about(crate::inspect::escaped(path), image);
     page.put(crumbs(image, path, layer));
@@ -40,16 +45,14 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
     page.put("<input id=\"filter\" type=\"search\" placeholder=\"Filter these names\" aria-label=\"Filter\" hidden>\n");
     page.put("<div class=\"wide\"><table id=\"entries\">\n<thead><tr><th>Mode<th>Owner<th class=\"number\">Size");
     page.put("<th>Modified (UTC)<th>Name<th>Layer<th></tr></thead>\n<tbody>\n");
-    for entry in entries.iter().take(ROWS) {
-        page.put(row(image, layer, entry));
-    }
+    page.put(html);
     page.put("</tbody>\n</table></div>\n");
-    if entries.is_empty() {
+    if count == 0 {
         page.put("<p>There is nothing in it.</p>\n");
     }
-    if entries.len() > ROWS {
+    if is_cut {
         page.put(format_args!(
-            "<p>There is more; these are the first {ROWS}. <code>/ls</code> gives all.</p>\n"
+            "<p>There is more; these are the first {count}. <code>/ls</code> gives all.</p>\n"
         ));
     }
     Ok(page)

@@ -15,6 +15,9 @@ use super::view::Beginning;
 /// The most cells of the table by which lines are matched; where there would be more, all of them count as changed.
 const CELLS: usize = 1 << 20;
 
+/// About the most bytes of a table.
+const BYTES: usize = 2 << 20;
+
 /// The lines of two texts that stand beside each other.
 #[derive(Debug, PartialEq, Eq)]
 enum Row<'a> {
@@ -42,7 +45,13 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
     }
     page.put("</tr></thead>\n<tbody>\n");
     match (left.text(), right.text()) {
-        (Some(before), Some(after)) => page.put(table(&rows(&before, &after))),
+        (Some(before), Some(after)) => {
+            let (table, is_cut) = table(&rows(&before, &after));
+            page.put(table);
+            if is_cut {
+                page.put("<tr><td colspan=\"2\">There is more.</tr>\n");
+            }
+        }
         _ => page.put(match left.bytes == right.bytes && left.size == right.size {
             true => "<tr><td colspan=\"2\">They are not text, and as far as they are shown the same.</tr>\n",
             false => "<tr><td colspan=\"2\">They are not text, and they differ.</tr>\n",
@@ -98,16 +107,20 @@ fn between<'a>(a: &[&'a str], b: &[&'a str]) -> Vec<Row<'a>> {
     rows
 }
 
-/// Rows of a table: a run of removed lines stands beside the added ones that follow.
-fn table(rows: &[Row<'_>]) -> String {
+/// Rows of a table, and whether there would be more: a run of removed lines stands beside the added ones that follow.
+fn table(rows: &[Row<'_>]) -> (String, bool) {
     let mut html = String::new();
+    let mut is_full = false;
     let mut put = |left: Option<&str>, right: Option<&str>, same: bool| {
         let cell = |side: Option<&str>, class| match (side, same) {
             (None, _) => "<td>".to_owned(),
             (Some(line), true) => format!("<td><pre>{}</pre>", Escaped(line)),
             (Some(line), false) => format!("<td class=\"{class}\"><pre>{}</pre>", Escaped(line)),
         };
-        let _ = writeln!(html, "<tr>{}{}</tr>", cell(left, "removed"), cell(right, "added"));
+        is_full |= html.len() > BYTES;
+        if !is_full {
+            let _ = writeln!(html, "<tr>{}{}</tr>", cell(left, "removed"), cell(right, "added"));
+        }
     };
     let mut rest = rows;
     while let Some(first) = rest.first() {
@@ -132,7 +145,7 @@ fn table(rows: &[Row<'_>]) -> String {
         }
         rest = after;
     }
-    html
+    (html, is_full)
 }
 
 #[cfg(test)]
