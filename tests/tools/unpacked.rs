@@ -25,7 +25,8 @@ impl Debian {
         let served = Served::debian();
         let mount = Mount::of(served.reference()).cache(&unpacked().path.join("cache"));
         let debian = Arc::new(Debian {
-            mount: mount.with(["--no-layers"]).start(),
+            // Until the layers are known, the root's attributes are provisional.
+            mount: mount.with(["--no-layers", "--index"]).start(),
             _served: served,
         });
         *shared = Arc::downgrade(&debian);
