@@ -304,6 +304,30 @@ impl GrowingIndex {
 
     /// Notes how the member that made an entry was written.
     fn note_written(&mut self, id: u32, path: Option<&[&[u8]]>, link: Option<&[u8]>) -> Result<(), IndexError> {
+        self.note((id, id), path, link)
+    }
+
+    /// Notes that a directory is declared again. As long as every entry is where its name says, that changes nothing.
+    fn note_again(&mut self, id: u32, path: Option<&[&[u8]]>) -> Result<(), IndexError> {
+        match self.implied == 0 && self.written.is_empty() {
+            true => Ok(()),
+            false => self.note((id, self.records.all().len() as u32), path, None),
+        }
+    }
+
+    /// Notes how a member was written that made or declared `entry` when there were `before` others.
+    fn note(
+        &mut self,
+        (entry, before): (u32, u32),
+        path: Option<&[&[u8]]>,
+        link: Option<&[u8]>,
+    ) -> Result<(), IndexError> {
+        if self.written.len() >= MAX_WRITTEN {
+            return Err(IndexError::TooLarge {
+                what: "names that lead through symlinks and directories that are declared again",
+                limit: MAX_WRITTEN as u64,
+            });
+        }
         let name = path.map(|path| path.join(&b'/'));
         let link = link
             .and_then(|link| names::normalise(link).ok())
@@ -311,41 +335,11 @@ impl GrowingIndex {
         self.written_otherwise |= name.is_some() || link.is_some();
         let mut keep = |text: Option<Vec<u8>>| text.map_or(Ok(0), |text| self.records.keep_link(&text));
         let written = Written {
-            entry: id,
-            before: id,
+            entry,
+            before,
             name: keep(name)?,
             link: keep(link)?,
         };
-        self.push_written(written)
-    }
-
-    /// Notes that a directory is declared again. As long as every entry is where its name says, that changes nothing.
-    fn note_again(&mut self, id: u32, path: Option<&[&[u8]]>) -> Result<(), IndexError> {
-        if self.implied == 0 && self.written.is_empty() {
-            return Ok(());
-        }
-        self.written_otherwise |= path.is_some();
-        let name = match path {
-            Some(path) => self.records.keep_link(&path.join(&b'/'))?,
-            None => 0,
-        };
-        let before = self.records.all().len() as u32;
-        let link = 0;
-        self.push_written(Written {
-            entry: id,
-            before,
-            name,
-            link,
-        })
-    }
-
-    fn push_written(&mut self, written: Written) -> Result<(), IndexError> {
-        if self.written.len() >= MAX_WRITTEN {
-            return Err(IndexError::TooLarge {
-                what: "names that lead through symlinks and directories that are declared again",
-                limit: MAX_WRITTEN as u64,
-            });
-        }
         self.written.push(written);
         Ok(())
     }

@@ -77,7 +77,8 @@ impl Content {
         self.rest.end - self.rest.start
     }
 
-    /// The next bytes, at most 1 MiB or a [piece](Content::in_pieces_of); none at the end. Whoever does not ask for the next lets the layer rest.
+    /// The next bytes, at most 1 MiB or a [piece](Content::in_pieces_of); none at the end. Whoever does not ask for the
+    /// next lets the layer rest.
     ///
     /// # Errors
     /// [`InspectError::Tree`] if they cannot be had.

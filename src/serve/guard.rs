@@ -2,8 +2,8 @@
 //!
 //! On loopback any program of this machine may ask, but no page of a stranger's: one whose name was made to lead to
 //! loopback (DNS rebinding) is told by the `Host` that its browser sends, and one that has its browser ask us by our own
-//! name by `Sec-Fetch-Site`. Elsewhere only registries that were allowed are
-//! asked, so that nobody uses us to reach what only we can.
+//! name by `Sec-Fetch-Site`. Elsewhere only registries that were allowed are asked,
+//! so that nobody uses us to reach what only we can.
 
 use std::net::{IpAddr, SocketAddr};
 

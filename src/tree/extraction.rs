@@ -160,7 +160,7 @@ impl Tree {
     /// How layer `number` lies over those below, if its index alone does not tell; waits for it to be complete.
     pub(super) async fn extraction(&self, number: usize) -> Result<Option<Arc<Extraction>>, TreeError> {
         let cell = &self.extractions[number];
-        if self.too_large[number].get().is_some() {
+        if self.too_large[number].load(Ordering::Relaxed) {
             return Err(TreeError::TooManyNames { layer: number });
         }
         if !cell.initialized() && self.still_lies_flat(number)? {

@@ -119,7 +119,7 @@ pub struct Tree {
     /// Whether each complete layer declares all its directories.
     plain: Vec<OnceLock<bool>>,
     /// For each layer whether it has too many names to be laid out.
-    too_large: Vec<OnceLock<()>>,
+    too_large: Vec<AtomicBool>,
     /// The names in all extractions.
     names: AtomicUsize,
     /// Counts the extractions: what was found in merged directories before may be otherwise after.
@@ -143,7 +143,7 @@ impl Tree {
             extractions: layers.iter().map(|_| OnceCell::new()).collect(),
             flat: layers.iter().map(|_| Mutex::default()).collect(),
             plain: layers.iter().map(|_| OnceLock::new()).collect(),
-            too_large: layers.iter().map(|_| OnceLock::new()).collect(),
+            too_large: layers.iter().map(|_| AtomicBool::new(false)).collect(),
             names: AtomicUsize::new(0),
             epoch,
             layers,

@@ -46,7 +46,7 @@ pub(super) async fn replay(tree: &Tree, number: usize, index: &LayerIndex) -> Re
     let names = extracting.names;
     if tree.names.fetch_add(names, Ordering::Relaxed) + names > MOST_NAMES {
         tree.names.fetch_sub(names, Ordering::Relaxed);
-        tree.too_large[number].set(()).ok();
+        tree.too_large[number].store(true, Ordering::Relaxed);
         return Err(TreeError::TooManyNames { layer: number });
     }
     if let Some(first) = &extracting.first_lost {
