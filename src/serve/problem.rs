@@ -1,5 +1,7 @@
 //! What went wrong, as a status and a sentence in JSON.
 
+use std::io::ErrorKind;
+
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
@@ -152,7 +154,9 @@ impl From<&ImageError> for Problem {
                 (StatusCode::BAD_GATEWAY, "unusable_image")
             }
             ImageError::Hosts { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-            ImageError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ImageError::Io { source, .. }
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 (StatusCode::NOT_FOUND, "no_such_image")
             }
             ImageError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -35,7 +35,13 @@ fn the_merged_image_a_layer_and_hidden_versions_can_be_browsed() {
     assert!(root.text().contains("usr/</a>"));
     let missing = scene.get("browse", "&path=/nothing");
     assert_eq!(missing.status, 404);
-    assert!(missing.text().contains("/nothing is not in the image"));
+    assert!(missing.text().contains("<h1>Not found</h1>") && missing.text().contains("/nothing is not in the image"));
+    let wrong = scene.get("browse", "&layer=x");
+    assert!(
+        wrong.status == 400 && !wrong.text().contains("Not found"),
+        "{}",
+        wrong.text()
+    );
 }
 
 /// Where the links of a page lead, within the server.
@@ -75,6 +81,7 @@ fn a_file_is_viewed_with_its_versions_and_two_are_compared() {
 fn hostile() -> Layer {
     let script = "<script>document.title='owned'</script>";
     Layer::of([
+        Entry::dir(" a space first"),
         Entry::dir("<img src=x onerror=document.title='owned'>"),
         Entry::file("\"><b>bold", script),
         Entry::file(b"latin-\xe9", "latin\n"),
@@ -86,6 +93,8 @@ fn hostile() -> Layer {
 #[test]
 fn nothing_from_an_image_is_markup() {
     let scene = Scene::of([hostile()]);
+    let spaced = scene.get("browse", "&path=%20a%20space%20first");
+    assert!(spaced.text().contains("<h1>/ a space first</h1>"), "{}", spaced.text());
     let pages = [
         scene.get("browse", ""),
         scene.get(

@@ -24,7 +24,7 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
     let _permit = server.admit()?;
     let inspector = server.image(&query, "image").await?;
     let image = query.text("image")?.unwrap_or_default();
-    let path = [b"/", query.path().trim_ascii_start()].concat();
+    let path = [b"/", query.path()].concat();
     let path = trimmed(&path);
     let mut rows = match layer {
         None => listings::versions(&inspector, query.path(), false).await?,

@@ -15,6 +15,7 @@ mod view;
 use std::sync::Arc;
 
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_SECURITY_POLICY;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
@@ -65,10 +66,10 @@ fn shown(page: Result<Page, Problem>) -> Response {
     let (page, problem) = match page {
         Ok(page) => (page, None),
         Err(problem) => {
-            let mut page = Page::new("Not found");
-            if !problem.status.is_client_error() {
-                page = Page::new("That did not work");
-            }
+            let mut page = Page::new(match problem.status {
+                StatusCode::NOT_FOUND => "Not found",
+                _ => "That did not work",
+            });
             page.put(format_args!("<p class=\"problem\">{}.</p>", Escaped(&problem.sentence)));
             (page, Some(problem))
         }
