@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     /// Serve oci: and docker-archive: images of this machine too; on loopback only
     #[arg(long)]
     allow_local: bool,
-    /// The most questions answered at a time; more are told to come again
+    /// The most questions worked on at a time; more are told to come again
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     max_carves: u16,
     /// The most images kept open; --memory is for all of them

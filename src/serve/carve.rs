@@ -19,9 +19,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::conditions::{Wanted, wanted};
+use super::places::Answering;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Server, names};
@@ -47,7 +47,7 @@ struct Carve {
     path: Vec<u8>,
     layer: Option<usize>,
     meter: Meter,
-    permit: OwnedSemaphorePermit,
+    answering: Answering,
 }
 
 /// `GET` and `HEAD` of `/carve`.
@@ -56,7 +56,7 @@ pub(super) async fn answer(State(server): State<Arc<Server>>, request: Request) 
     let query = Query::parse(request.uri.query(), &["image", "path", "layer", "as_text"])?;
     let (layer, as_text) = (query.layer("layer")?, query.flag("as_text", false)?);
     let path = query.needed("path")?.to_vec();
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let meter = Meter::start(&inspector);
     let (view, node) = inspector.find(layer, &path, Follow::Last).await?;
@@ -67,7 +67,7 @@ pub(super) async fn answer(State(server): State<Arc<Server>>, request: Request) 
         path,
         layer,
         meter,
-        permit,
+        answering,
     };
     // Whether it is a file.
     carve.content(0..0)?;
@@ -93,7 +93,7 @@ impl Carve {
         Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_text", sentence))
     }
 
-    async fn respond(self, request: &Parts, as_text: bool) -> Result<Response, Problem> {
+    async fn respond(mut self, request: &Parts, as_text: bool) -> Result<Response, Problem> {
         let (method, headers) = (&request.method, &request.headers);
         let size = self.node.attr.size;
         let etag = self.etag();
@@ -131,7 +131,7 @@ impl Carve {
         }
         // Read before the head is sent, so that it can be said if it cannot be had.
         let mut content = self.content(range)?;
-        let first = content.next().await?;
+        let first = self.answering.work(content.next()).await?;
         let head = response.headers_mut();
         if content.remaining() == 0 {
             self.costs(head).await;
@@ -194,15 +194,14 @@ impl Carve {
     fn body(self, first: Option<Bytes>, content: Content, trailers: bool) -> Body {
         let first = stream::iter(first.map(|bytes| Ok(Frame::data(bytes))));
         let rest = stream::try_unfold(Some((self, content)), move |state| async move {
-            let Some((carve, mut content)) = state else {
+            let Some((mut carve, mut content)) = state else {
                 return Ok(None);
             };
-            match content.next().await {
+            match carve.answering.work(content.next()).await {
                 Ok(Some(bytes)) => Ok(Some((Frame::data(bytes), Some((carve, content))))),
                 Ok(None) if trailers => {
                     let mut costs = HeaderMap::new();
                     carve.costs(&mut costs).await;
-                    drop(carve.permit);
                     Ok(Some((Frame::trailers(costs), None)))
                 }
                 Ok(None) => Ok(None),

@@ -9,10 +9,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Server;
 use super::carve::put;
+use super::places::Answering;
 use super::problem::Problem;
 use super::query::Query;
 use crate::inspect::{Change, Diff, Entry, Follow, InspectError, Inspector, Matches, Versions, View, Walk};
@@ -32,58 +32,62 @@ pub(super) async fn ls(State(server): State<Arc<Server>>, request: Request) -> R
     if all && layer.is_some() {
         return Err(Problem::query("'all' is about all layers: leave out 'layer'"));
     }
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let rows = match all {
         true => versions(&inspector, query.path(), recursive).await?,
         false => entries(&inspector, layer, query.path(), recursive).await?,
     };
-    json(rows, permit).await
+    json(rows, answering).await
 }
 
 /// `/fslog`.
 pub(super) async fn fslog(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["image", "path", "layer"])?;
     let layer = query.layer("layer")?;
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let rows = match layer {
         None => versions(&inspector, query.path(), true).await?,
         Some(_) => entries(&inspector, layer, query.path(), true).await?,
     };
     let lines = rows.map_ok(|entry| line(&entry)).boxed();
-    send("text/plain; charset=utf-8", lines, permit).await
+    send("text/plain; charset=utf-8", lines, answering).await
 }
 
 /// `/find`.
 pub(super) async fn find(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["image", "pattern"])?;
     let pattern = query.pattern()?;
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let matches = Matches::of(&inspector, pattern).await?;
     let rows = stream::try_unfold(matches, |mut matches| async {
         Ok(matches.next().await?.map(|entry| (entry, matches)))
     });
-    json(rows.boxed(), permit).await
+    json(rows.boxed(), answering).await
 }
 
 /// `/layers`.
 pub(super) async fn layers(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["image"])?;
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
-    json(stream::iter(inspector.summaries().into_iter().map(Ok)).boxed(), permit).await
+    json(
+        stream::iter(inspector.summaries().into_iter().map(Ok)).boxed(),
+        answering,
+    )
+    .await
 }
 
 /// `/history`.
 pub(super) async fn history(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["image", "path", "digests"])?;
     let (path, digests) = (query.needed("path")?, query.flag("digests", true)?);
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let events = inspector.history(path, digests).await?;
-    json(stream::iter(events.into_iter().map(Ok)).boxed(), permit).await
+    json(stream::iter(events.into_iter().map(Ok)).boxed(), answering).await
 }
 
 /// `/diff`.
@@ -97,7 +101,7 @@ pub(super) async fn diff(State(server): State<Arc<Server>>, request: Request) ->
             "'merged' is about two layers of one image: leave out 'other'",
         ));
     }
-    let permit = server.admit()?;
+    let answering = server.places.admit()?;
     let (left, right) = match (query.bytes("other"), a, b) {
         (Some(_), None, None) => {
             // One after the other: what they share is fetched once.
@@ -130,7 +134,7 @@ pub(super) async fn diff(State(server): State<Arc<Server>>, request: Request) ->
             .retain(|change| !ignore_times || *change != Change::Time);
         Ok((!was_changed || !difference.changes.is_empty()).then_some(difference))
     });
-    json(rows.boxed(), permit).await
+    json(rows.boxed(), answering).await
 }
 
 /// What is to be seen at `path`, or if it is a directory in it.
@@ -180,7 +184,7 @@ fn line(entry: &Entry) -> Vec<u8> {
 }
 
 /// One JSON array with a value in each line, as the commands print it.
-async fn json<T: Serialize + Send + 'static>(rows: Rows<T>, permit: OwnedSemaphorePermit) -> Result<Response, Problem> {
+async fn json<T: Serialize + Send + 'static>(rows: Rows<T>, answering: Answering) -> Result<Response, Problem> {
     let mut is_first = true;
     let values = rows.map_ok(move |row| {
         let start: &[u8] = if std::mem::take(&mut is_first) { b"[\n" } else { b",\n" };
@@ -195,17 +199,17 @@ async fn json<T: Serialize + Send + 'static>(rows: Rows<T>, permit: OwnedSemapho
         Some(_) => b"\n]\n",
     };
     let end = stream::iter([Ok(end.to_vec())]);
-    send("application/json", values.chain(end).boxed(), permit).await
+    send("application/json", values.chain(end).boxed(), answering).await
 }
 
 /// Sends rows as they come, the first of them read before the head is.
-async fn send(media_type: &str, mut rows: Rows<Vec<u8>>, permit: OwnedSemaphorePermit) -> Result<Response, Problem> {
-    let first = piece(&mut rows).await?;
+async fn send(media_type: &str, mut rows: Rows<Vec<u8>>, mut answering: Answering) -> Result<Response, Problem> {
+    let first = answering.work(piece(&mut rows)).await?;
     let first = stream::iter([Ok(first)]);
-    let rest = stream::try_unfold((rows, permit), |(mut rows, permit)| async {
-        match piece(&mut rows).await {
+    let rest = stream::try_unfold((rows, answering), |(mut rows, mut answering)| async {
+        match answering.work(piece(&mut rows)).await {
             Ok(piece) if piece.is_empty() => Ok(None),
-            Ok(piece) => Ok(Some((piece, (rows, permit)))),
+            Ok(piece) => Ok(Some((piece, (rows, answering)))),
             Err(error) => {
                 tracing::warn!("{error}");
                 Err(error)

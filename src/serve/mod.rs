@@ -21,6 +21,7 @@
 //! | `listings` | listings, versions and comparisons, as JSON and as text |
 //! | `pages` | the pages for people |
 //! | `metrics` | counters for Prometheus |
+//! | `places` | how many questions are worked on at a time |
 //! | `problem` | what went wrong, as a status and a sentence in JSON |
 //!
 //! [`inspect`]: crate::inspect
@@ -34,6 +35,7 @@ mod listings;
 mod metrics;
 mod names;
 mod pages;
+mod places;
 mod problem;
 mod query;
 mod routes;
@@ -42,7 +44,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::tree::Settings;
 
@@ -50,7 +51,7 @@ pub use guard::Allowed;
 use guard::Guard;
 use images::Images;
 use metrics::Metrics;
-use problem::Problem;
+use places::Places;
 
 /// How images are served.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ pub struct Options {
     pub allowed: Allowed,
     /// Layouts and archives on this machine may be asked about too.
     pub local: bool,
-    /// The most questions answered at a time.
+    /// The most questions worked on at a time.
     pub most_carves: usize,
     /// The most images kept open.
     pub most_images: usize,
@@ -75,15 +76,7 @@ struct Server {
     guard: Guard,
     images: Images,
     metrics: Metrics,
-    carves: Arc<Semaphore>,
-    most_carves: usize,
-}
-
-impl Server {
-    /// The right to do the work for one request, which ends with the answer.
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.carves.clone().try_acquire_owned().map_err(|_| Problem::busy())
-    }
+    places: Places,
 }
 
 /// Serves on `listener` until `end` comes about, and then lets answers under way come to their end for a moment.
@@ -95,8 +88,7 @@ pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Out
         guard: Guard::new(listener.local_addr()?, options.allowed, options.local),
         images: Images::new(options.settings, options.most_images),
         metrics: Metrics::default(),
-        carves: Arc::new(Semaphore::new(options.most_carves)),
-        most_carves: options.most_carves,
+        places: Places::new(options.most_carves),
     });
     connections::run(listener, routes::all(server), options.patience, end).await;
     Ok(())

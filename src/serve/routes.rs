@@ -122,8 +122,7 @@ async fn openapi(request: Request) -> Result<Response, Problem> {
 
 async fn metrics(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Problem> {
     Query::parse(request.uri().query(), &[])?;
-    let carves = server.most_carves - server.carves.available_permits();
-    let text = server.metrics.text(&server.images, carves);
+    let text = server.metrics.text(&server.images, server.places.answering());
     Ok(typed("text/plain; version=0.0.4; charset=utf-8", text))
 }
 

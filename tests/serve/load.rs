@@ -39,17 +39,29 @@ fn a_client_that_goes_away_stops_its_carve() {
 
 #[test]
 fn slow_clients_block_nobody() {
-    let scene = Scene::with(Asked::of([large(), Layer::of([Entry::file("small", "small\n")])]), &[]);
+    let layers = [large(), Layer::of([Entry::file("small", "small\n")])];
+    let scene = Scene::with(Asked::of(layers), &["--max-carves", "2"]);
     let target = scene.target("carve", "&path=large");
-    // Some do not read, some do not even finish their request.
-    let readers: Vec<_> = (0..8).map(|_| scene.serve.send("GET", &target, &[])).collect();
+    // Some do not read, and some do not even finish their request; all have their answer begun, with two places for work.
+    // Until the buffers on its way are full there is work for a reader, and others are told to come again.
+    let begun = || {
+        eventually("an answer begins", LONG, || {
+            let mut reader = scene.serve.send("GET", &target, &[]);
+            (read_head(&mut reader).0 == 200).then_some(reader)
+        })
+    };
+    let readers: Vec<_> = (0..8).map(|_| begun()).collect();
     let mut writers: Vec<_> = (0..8)
         .map(|_| TcpStream::connect(scene.serve.address()).unwrap())
         .collect();
     for writer in &mut writers {
         writer.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").unwrap();
     }
-    assert_eq!(scene.get("carve", "&path=small").ok(), b"small\n");
+    let small = eventually("a place for another", LONG, || {
+        let answer = scene.get("carve", "&path=small");
+        (answer.status != 503).then_some(answer)
+    });
+    assert_eq!(small.ok(), b"small\n");
     assert_eq!(scene.serve.get("/healthz").ok(), b"ok\n");
     drop((readers, writers));
 }

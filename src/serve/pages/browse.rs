@@ -21,7 +21,7 @@ const BYTES: usize = 2 << 20;
 pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) -> Result<Page, Problem> {
     let query = Query::parse(request.uri().query(), &["image", "path", "layer"])?;
     let layer = query.layer("layer")?;
-    let _permit = server.admit()?;
+    let _answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let image = query.text("image")?.unwrap_or_default();
     let path = [b"/", query.path()].concat();

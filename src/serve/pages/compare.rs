@@ -30,7 +30,7 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
     let query = Query::parse(request.uri().query(), &["image", "path", "a", "b"])?;
     let (a, b) = (query.layer("a")?, query.layer("b")?);
     let path = query.needed("path")?;
-    let _permit = server.admit()?;
+    let _answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let image = query.text("image")?.unwrap_or_default();
     let left = Beginning::of(&inspector, path, a).await?;

@@ -63,7 +63,7 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
     let query = Query::parse(request.uri().query(), &["image", "path", "layer"])?;
     let layer = query.layer("layer")?;
     let path = query.needed("path")?;
-    let _permit = server.admit()?;
+    let _answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let image = query.text("image")?.unwrap_or_default();
     let file = Beginning::of(&inspector, path, layer).await?;
