@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::index::record::{DEAD, IMPLIED, NONE, Record};
+use crate::index::record::{DEAD, IMPLIED, NONE, OPAQUE, Record, WHITEOUTS};
 use crate::index::{Entry, EntryId, IndexError, Kind};
 use crate::range::ByteRange;
 
@@ -166,6 +166,8 @@ impl Records {
             let nlink = &mut self.records[inode as usize].nlink;
             *nlink = nlink.saturating_sub(1);
             if record.is(Kind::Directory) {
+                // Its whiteouts go with it.
+                self.records[id as usize].kind &= !(OPAQUE | WHITEOUTS);
                 todo.extend(self.living(id));
             }
         }

@@ -57,6 +57,12 @@ cases! {
         => ["a: f 1.0", "b: f 1.3"], 1: [".wh.a: f 1.1", ".wh.b: f 1.2", "a: f 1.0", "b: f 1.3"];
     a_whited_out_directory_does_not_come_back: ["d d\nf d/x", "f .wh.d", "d d\nf d/y"] => ["d: d 2.0", "d/y: f 2.1"];
     a_whiteout_beside_its_directory_hides_old_children: ["d d\nf d/x", "f .wh.d\nf d/y"] => ["d: d -", "d/y: f 1.1"];
+    whiteouts_of_a_directory_that_is_replaced_hold_from_their_place_on:
+        ["l b/c /a\nl b/d /a\nl b/e /a", "f b/c/x\nf b/.wh..wh..opq\nf b/d/y\nf b\nf z"]
+        => ["a: d -", "a/x: f 1.0", "b: f 1.3", "z: f 1.4"];
+    one_whiteout_of_a_directory_that_is_replaced_holds_from_its_place_on:
+        ["l b/c /a\nl b/d /a", "f b/c/x\nf b/.wh.c\nf b/c/y\nf b\nf z"]
+        => ["a: d -", "a/x: f 1.0", "b: f 1.3", "z: f 1.4"];
     an_opaque_directory_hides_lower_children: ["d d\nf d/x\nd d/e\nf d/e/x", "f d/y\nf d/.wh..wh..opq"]
         => ["d: d 0.0", "d/y: f 1.0"], 1: ["d: d -", "d/.wh..wh..opq: f 1.1", "d/y: f 1.0"];
     an_opaque_root_hides_all: ["d .\nf a", "f .wh..wh..opq\nf b", "f c"] => ["b: f 1.1", "c: f 2.0"];
