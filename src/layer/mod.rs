@@ -8,6 +8,7 @@
 //! itself puts every open question after each piece, and stops when none is left. So a lookup costs the bytes up to
 //! its answer, exactly, however the threads are scheduled.
 
+mod hashing;
 mod question;
 mod read;
 #[cfg(test)]

@@ -9,10 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
+use super::hashing::{Closed, Hashes, Hashing, Job};
 use super::question::Want;
 use super::spans::{LONG_SPAN, PIECE, is_long};
 use super::{Growing, Layer, LayerEvent, State, UnreadableStream, index_path, open_index, partial_path};
@@ -41,17 +43,19 @@ pub(super) struct Scan {
     /// None until the first bytes have told the compression.
     decoder: Option<(Compression, Decoder)>,
     scanner: TarScanner,
-    /// Of the blob up to `hashed`.
-    blob_hash: Hasher,
+    /// Of the blob up to `hashed`, and of what became of it.
+    hashes: Hashes,
     hashed: u64,
-    /// Of the decompressed stream.
-    stream_hash: Hasher,
-    /// Of the compressed bytes of the span that is open.
-    span_hash: Hasher,
     last_byte: u8,
     last_checkpoint: u64,
     log: PartialLog,
-    out: Vec<u8>,
+}
+
+/// A span that has ended, while its digest is being made.
+struct Closing {
+    compression: Compression,
+    at: Checkpoint,
+    digests: Receiver<Closed>,
 }
 
 impl fmt::Debug for Scan {
@@ -167,14 +171,11 @@ impl Layer {
             position: 0,
             decoder: None,
             scanner: start.scanner,
-            blob_hash: digest.hasher(),
+            hashes: Hashes::new(digest.hasher(), self.descriptor.diff_id.unwrap_or(digest).hasher()),
             hashed: 0,
-            stream_hash: self.descriptor.diff_id.unwrap_or(digest).hasher(),
-            span_hash: span_hasher(),
             last_byte: 0,
             last_checkpoint: 0,
             log,
-            out: Vec::with_capacity(ROOM),
         };
         let mut growing = Growing {
             index: start.index,
@@ -188,9 +189,8 @@ impl Layer {
             );
             scan.input = self.blob.sequential(at.read_from());
             scan.position = at.read_from();
-            scan.blob_hash = taken_up.blob_hash;
+            scan.hashes = taken_up.hashes;
             scan.hashed = at.compressed;
-            scan.stream_hash = taken_up.stream_hash;
             scan.last_checkpoint = at.decompressed;
             growing.compression = Some(taken_up.compression);
             growing.compressed = at.read_from();
@@ -279,64 +279,84 @@ impl Scan {
 
     /// Decompresses all of `piece`.
     fn drain(&mut self, layer: &Layer) -> Result<(), UnreadableStream> {
+        let mut hashing = Hashing::begin(self.hashes.clone(), self.piece.len());
+        let drained = self.drain_into(layer, &mut hashing);
+        self.hashes = hashing.end();
+        drained
+    }
+
+    fn drain_into(&mut self, layer: &Layer, hashing: &mut Hashing) -> Result<(), UnreadableStream> {
+        let mut closing: Option<Closing> = None;
         while let Some((compression, decoder)) = &mut self.decoder {
             // Up to where a checkpoint is due inflate runs freely; only then is it asked to stop at block boundaries.
-            let left = (self.last_checkpoint + SPAN).saturating_sub(decoder.decompressed());
+            let last_checkpoint = closing
+                .as_ref()
+                .map_or(self.last_checkpoint, |closing| closing.at.decompressed);
+            let left = (last_checkpoint + SPAN).saturating_sub(decoder.decompressed());
             let room = if left == 0 {
                 ROOM
             } else {
                 ROOM.min(usize::try_from(left).unwrap_or(ROOM))
             };
-            self.out.clear();
+            let mut out = Vec::with_capacity(room);
             let decoded = decoder
-                .decode(&self.piece, &mut self.out, room, left == 0)
+                .decode(&self.piece, &mut out, room, left == 0)
                 .map_err(|error| UnreadableStream::from(&error))?;
             let checkpoint = match decoded.status {
                 Status::Boundary => decoder.checkpoint().map(|at| (*compression, at)),
                 _ => None,
             };
-            let idle = decoded.consumed == 0 && self.out.is_empty() && checkpoint.is_none();
-            self.consume(decoded.consumed);
-            self.index_output(layer)?;
+            let idle = decoded.consumed == 0 && out.is_empty() && checkpoint.is_none();
+            // By now the digest of the span that ended is there, too.
+            if let Some(closing) = closing.take() {
+                self.close_span(layer, closing)?;
+            }
+            self.consume(decoded.consumed, hashing);
+            self.index_output(layer, out.into(), hashing)?;
             if let Some((compression, at)) = checkpoint {
-                self.close_span(layer, compression, &at)?;
+                let shared = (at.bits != 0).then_some(self.last_byte);
+                closing = Some(Closing {
+                    compression,
+                    at,
+                    digests: hashing.close(shared),
+                });
             }
             layer.answer();
             match decoded.status {
-                Status::NeedsInput if self.piece.is_empty() || idle => return Ok(()),
+                Status::NeedsInput if self.piece.is_empty() || idle => break,
                 _ => {}
             }
         }
-        Ok(())
-    }
-
-    /// Hashes the next `len` bytes of `piece`, and lets go of them.
-    fn consume(&mut self, len: usize) {
-        let bytes = self.piece.split_to(len.min(self.piece.len()));
-        let Some(last) = bytes.last() else { return };
-        self.last_byte = *last;
-        self.span_hash.update(&bytes);
-        // A resumed scan reads the byte that its checkpoint lies in once more.
-        let known = usize::try_from(self.hashed.saturating_sub(self.position)).unwrap_or(usize::MAX);
-        self.position += bytes.len() as u64;
-        if known < bytes.len() {
-            self.blob_hash.update(&bytes.chunk()[known..]);
-            self.hashed = self.position;
+        match closing {
+            Some(closing) => self.close_span(layer, closing),
+            None => Ok(()),
         }
     }
 
-    /// Parses and hashes what has just been decompressed.
-    fn index_output(&mut self, layer: &Layer) -> Result<(), UnreadableStream> {
-        self.stream_hash.update(&self.out);
+    /// Has the next `len` bytes of `piece` hashed, and lets go of them.
+    fn consume(&mut self, len: usize, hashing: &mut Hashing) {
+        let bytes = self.piece.split_to(len.min(self.piece.len()));
+        let Some(last) = bytes.last() else { return };
+        self.last_byte = *last;
+        // A resumed scan reads the byte that its checkpoint lies in once more.
+        let known = usize::try_from(self.hashed.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        self.position += bytes.len() as u64;
+        self.hashed = self.hashed.max(self.position);
+        hashing.give(Job::Compressed { bytes, known });
+    }
+
+    /// Parses what has just been decompressed, and has it hashed.
+    fn index_output(&mut self, layer: &Layer, out: Bytes, hashing: &mut Hashing) -> Result<(), UnreadableStream> {
+        hashing.give(Job::Decompressed(out.clone()));
         let mut state = layer.state.write();
         let State::Growing(growing) = &mut *state else {
             return Ok(());
         };
         growing.compressed = self.position;
         self.scanner
-            .feed(&self.out, &mut growing.index)
+            .feed(&out, &mut growing.index)
             .map_err(|error| UnreadableStream::from(&error))?;
-        growing.tail.extend_from_slice(&self.out);
+        growing.tail.extend_from_slice(&out);
         let long = growing.tail_start > self.last_checkpoint || growing.tail.len() as u64 > LONG_SPAN;
         let pieces = if long { whole_pieces(growing) } else { Vec::new() };
         let warnings = growing.index.drain_warnings();
@@ -360,37 +380,31 @@ impl Scan {
         Ok(())
     }
 
-    /// Ends the open span at `at`, keeps it in memory as the latest decoded, and logs how far the scan is.
-    fn close_span(&mut self, layer: &Layer, compression: Compression, at: &Checkpoint) -> Result<(), UnreadableStream> {
-        let digest = self.take_span_digest();
-        if at.bits != 0 {
-            self.span_hash.update(&[self.last_byte]);
-        }
+    /// Keeps the span that has ended in memory as the latest decoded, and logs how far the scan is.
+    fn close_span(&mut self, layer: &Layer, closing: Closing) -> Result<(), UnreadableStream> {
+        let Closing {
+            compression,
+            at,
+            digests,
+        } = closing;
+        let closed = digests.recv();
+        let closed = closed.map_err(|_| UnreadableStream("its digests could not be made".to_owned()))?;
         let state = ScanState {
-            blob: self.blob_hash.save(),
-            diff_id: self.stream_hash.save(),
+            blob: closed.blob,
+            diff_id: closed.stream,
             other: vec![compression as u8],
         };
         let (log, next_group) = (&mut self.log, self.scanner.next_group());
         shelve(layer, at.compressed, at.decompressed, |growing| {
             growing
                 .index
-                .add_checkpoint(digest, at)
+                .add_checkpoint(closed.span, &at)
                 .map_err(|error| UnreadableStream::from(&error))?;
             log.append(&mut growing.index, next_group, &state);
             Ok(())
         })?;
         self.last_checkpoint = at.decompressed;
         Ok(())
-    }
-
-    /// The digest of the open span's compressed bytes; begins the next.
-    fn take_span_digest(&mut self) -> [u8; 32] {
-        match std::mem::replace(&mut self.span_hash, span_hasher()).finish() {
-            Digest::Sha256(digest) => digest,
-            // A span hasher is one of SHA-256.
-            Digest::Sha512(_) => [0; 32],
-        }
     }
 
     /// Checks the whole layer against its digests and makes its index permanent.
@@ -406,15 +420,15 @@ impl Scan {
         self.scanner.finish().map_err(|error| UnreadableStream::from(&error))?;
         let (compression, end) = (*compression, decoder.decompressed());
 
-        let digest = self.blob_hash.clone().finish();
+        let digest = self.hashes.blob.clone().finish();
         if digest != layer.descriptor.digest {
             return Err(UnreadableStream(format!("its bytes have the digest {digest}")));
         }
-        let diff_id = self.stream_hash.clone().finish();
+        let diff_id = self.hashes.stream.clone().finish();
         if let Some(reason) = super::wrong_diff_id(&layer.descriptor, &diff_id) {
             return Err(UnreadableStream(reason));
         }
-        let last_span = self.take_span_digest();
+        let last_span = self.hashes.close_span();
         let size = layer.descriptor.size;
         shelve(layer, size, end, |_| Ok(()))?;
         let facts = LayerFacts {
@@ -490,8 +504,7 @@ fn keep_decoded(layer: &Layer, offset: u64, bytes: Vec<u8>) {
 struct TakenUp {
     compression: Compression,
     decoder: Decoder,
-    blob_hash: Hasher,
-    stream_hash: Hasher,
+    hashes: Hashes,
 }
 
 impl TakenUp {
@@ -503,8 +516,7 @@ impl TakenUp {
         Some(TakenUp {
             compression,
             decoder: Decoder::resume(compression, &start.checkpoint).ok()?,
-            blob_hash: Hasher::restore(&state.blob)?,
-            stream_hash: Hasher::restore(&state.diff_id)?,
+            hashes: Hashes::new(Hasher::restore(&state.blob)?, Hasher::restore(&state.diff_id)?),
         })
     }
 }
@@ -546,8 +558,4 @@ fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         .mode(0o600)
         .open(path)?;
     file.write_all(bytes)
-}
-
-fn span_hasher() -> Hasher {
-    Digest::Sha256([0; 32]).hasher()
 }
