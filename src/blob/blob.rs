@@ -100,7 +100,7 @@ impl Blob {
             origin,
             number: LAST.fetch_add(1, Ordering::Relaxed),
             flights: Mutex::default(),
-            counters: Counters::default(),
+            counters: Counters::within(Arc::clone(store.counts())),
         })
     }
 
@@ -122,7 +122,7 @@ impl Blob {
             return Err(self.out_of_range(range));
         }
         let Some(Remote { extents, .. }) = self.remote() else {
-            Counters::add(&self.counters.hits, 1);
+            self.counters.add(|counts| &counts.hits, 1);
             return self.read_file(range).await;
         };
         let window = if extents.on_disk() {
@@ -157,8 +157,10 @@ impl Blob {
                 Step::Missing => asked_to = at,
             }
         }
-        let counters = &self.counters;
-        Counters::add(if missed { &counters.misses } else { &counters.hits }, 1);
+        match missed {
+            true => self.counters.add(|counts| &counts.misses, 1),
+            false => self.counters.add(|counts| &counts.hits, 1),
+        }
         Ok(join(parts))
     }
 
@@ -279,7 +281,7 @@ impl Blob {
         };
         let parts = extents.read_some(range).await;
         let len = parts.iter().map(|part| part.len() as u64).sum();
-        Counters::add(&self.counters.bytes_from_store, len);
+        self.counters.add(|counts| &counts.bytes_from_store, len);
         parts
     }
 
@@ -309,7 +311,7 @@ impl Blob {
         }
         match (extents.look(range), located) {
             (Look::Memory(bytes), _) => {
-                Counters::add(&self.counters.bytes_from_store, bytes.len() as u64);
+                self.counters.add(|counts| &counts.bytes_from_store, bytes.len() as u64);
                 Step::Here(bytes)
             }
             (Look::Disk(end), _) => Step::OnDisk(end),

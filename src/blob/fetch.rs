@@ -16,7 +16,6 @@ use super::blob::{Blob, Remote};
 use super::extent_file::MAX_LEN;
 use super::flights::Whole;
 use super::slots::Slot;
-use super::stats::Counters;
 use super::store::random;
 use super::{BlobError, Cause, lock};
 
@@ -197,7 +196,7 @@ impl Fetch {
         if next >= self.gives_up_at() {
             return Err(self.too_late());
         }
-        Counters::add(&self.blob.counters.retries, 1);
+        self.blob.counters.add(|counts| &counts.retries, 1);
         Ok(())
     }
 
@@ -230,7 +229,7 @@ impl Fetch {
         let attempts = if self.probing { PROBES } else { ATTEMPTS };
         let stall = (blob.deadline / attempts).max(Duration::from_millis(1));
         let mut stalls_at = (Instant::now() + stall).min(self.gives_up_at());
-        Counters::add(&blob.counters.requests, 1);
+        blob.counters.add(|counts| &counts.requests, 1);
         let answer = timeout_at(stalls_at, source.fetch(self.rest)).await;
         let Fetched { range, mut body } = answer.map_err(|_| self.stalled(stall))??;
         let mut at = self.accept(range)?;
@@ -254,7 +253,7 @@ impl Fetch {
                 tokio::task::yield_now().await;
                 continue;
             }
-            Counters::add(&blob.counters.bytes_fetched, received);
+            blob.counters.add(|counts| &counts.bytes_fetched, received);
             if received > range.end() - at {
                 return Err(permanent(format!(
                     "the answer has more bytes than it promised ({range})"
@@ -300,7 +299,7 @@ impl Fetch {
         if let Some(Some(Ok(more))) = body.next().now_or_never()
             && !more.is_empty()
         {
-            Counters::add(&blob.counters.bytes_fetched, more.len() as u64);
+            blob.counters.add(|counts| &counts.bytes_fetched, more.len() as u64);
             blob.counters
                 .note(format!("the answer has more bytes than it promised ({range})"));
             tracing::warn!(

@@ -1,7 +1,7 @@
 //! What a blob has cost so far.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::BlobError;
@@ -37,15 +37,23 @@ pub struct LastError {
     pub at: SystemTime,
 }
 
-/// The counting side of [`BlobStats`].
+/// What is counted.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct Counts {
     pub(super) requests: AtomicU64,
     pub(super) bytes_fetched: AtomicU64,
     pub(super) bytes_from_store: AtomicU64,
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
     pub(super) retries: AtomicU64,
+}
+
+/// The counting side of [`BlobStats`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    own: Counts,
+    /// The same of all blobs, those that are no more among them.
+    all: Arc<Counts>,
     last_error: Mutex<Option<LastError>>,
     logged: Mutex<Option<SystemTime>>,
 }
@@ -53,9 +61,35 @@ pub(super) struct Counters {
 /// A blob whose host is down fails every read: one line a minute tells it as well as a thousand do.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
+impl Counts {
+    pub(super) fn snapshot(&self) -> BlobStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BlobStats {
+            requests: get(&self.requests),
+            bytes_fetched: get(&self.bytes_fetched),
+            bytes_from_store: get(&self.bytes_from_store),
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            retries: get(&self.retries),
+            throttled: 0,
+            last_error: None,
+        }
+    }
+}
+
 impl Counters {
-    pub(super) fn add(counter: &AtomicU64, amount: u64) {
-        counter.fetch_add(amount, Ordering::Relaxed);
+    /// Those of one blob, which count into `all` too.
+    pub(super) fn within(all: Arc<Counts>) -> Counters {
+        Counters {
+            all,
+            ..Counters::default()
+        }
+    }
+
+    pub(super) fn add(&self, counter: fn(&Counts) -> &AtomicU64, amount: u64) {
+        for counts in [&self.own, &*self.all] {
+            counter(counts).fetch_add(amount, Ordering::Relaxed);
+        }
     }
 
     /// Remembers something that will be tried again.
@@ -78,16 +112,10 @@ impl Counters {
     }
 
     pub(super) fn snapshot(&self, throttled: u64) -> BlobStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BlobStats {
-            requests: get(&self.requests),
-            bytes_fetched: get(&self.bytes_fetched),
-            bytes_from_store: get(&self.bytes_from_store),
-            hits: get(&self.hits),
-            misses: get(&self.misses),
-            retries: get(&self.retries),
             throttled,
             last_error: lock(&self.last_error).clone(),
+            ..self.own.snapshot()
         }
     }
 }

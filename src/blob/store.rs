@@ -20,6 +20,7 @@ use super::extents::{ExtentKind, Extents, WeakExtents};
 use super::lock;
 use super::memory::Memory;
 use super::slots::Slots;
+use super::stats::{BlobStats, Counts};
 
 /// Where extents are kept: `DIR/extents/<algorithm>/<2 hex digits>/<hex>/<c|d>-<start>-<length>`.
 ///
@@ -65,6 +66,7 @@ impl Store {
             memory: Memory::new(),
             known: Mutex::default(),
             slots: Arc::new(Slots::new()),
+            counts: Arc::default(),
             nonce: random(),
             temporaries: AtomicU64::new(0),
             warned: AtomicBool::new(false),
@@ -133,6 +135,16 @@ impl Store {
         self.0.disk().map_or(0, |disk| disk.limit)
     }
 
+    /// What all blobs that keep their bytes here have cost since it was opened by this process, those that are no more
+    /// among them. Of hosts' refusals and errors it tells nothing.
+    pub fn stats(&self) -> BlobStats {
+        self.0.counts.snapshot()
+    }
+
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.0.counts
+    }
+
     pub(super) fn slots(&self) -> &Arc<Slots> {
         &self.0.slots
     }
@@ -156,6 +168,7 @@ pub(super) struct Inner {
     memory: Memory,
     known: Mutex<HashMap<(ExtentKind, Digest), WeakExtents>>,
     slots: Arc<Slots>,
+    counts: Arc<Counts>,
     nonce: u64,
     temporaries: AtomicU64,
     warned: AtomicBool,

@@ -109,6 +109,8 @@ pub struct Workshop {
     cpu: Arc<Semaphore>,
     /// Answers are given only from layers that were verified as a whole.
     verify_first: bool,
+    /// Compressed bytes that scans have read, in this process.
+    scanned: Arc<AtomicU64>,
     /// Told what happens in any layer.
     listener: Mutex<Option<Listener>>,
 }
@@ -146,6 +148,7 @@ impl Workshop {
             spans: Arc::new(SpanCache::new(memory)),
             cpu: Arc::new(Semaphore::new(cores)),
             verify_first,
+            scanned: Arc::default(),
             listener: Mutex::default(),
         }
     }
@@ -156,8 +159,15 @@ impl Workshop {
             spans: self.spans.clone(),
             cpu: self.cpu.clone(),
             verify_first: self.verify_first,
+            scanned: self.scanned.clone(),
             listener: Mutex::default(),
         }
+    }
+
+    /// Compressed bytes that scans have read in this process, for whatever image; those of layers that are no more open
+    /// count too.
+    pub fn scanned(&self) -> u64 {
+        self.scanned.load(Ordering::Relaxed)
     }
 
     /// Sends what happens in any layer to `listener` from now on.

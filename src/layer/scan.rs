@@ -312,6 +312,8 @@ impl Scan {
                 self.close_span(layer, closing)?;
             }
             self.consume(decoded.consumed, hashing);
+            let scanned = &layer.workshop.scanned;
+            scanned.fetch_add(decoded.consumed as u64, Ordering::Relaxed);
             self.index_output(layer, out.into(), hashing)?;
             if let Some((compression, at)) = checkpoint {
                 let shared = (at.bits != 0).then_some(self.last_byte);

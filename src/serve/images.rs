@@ -1,8 +1,8 @@
 //! Opened images, the least recently used closed.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::image::reference::Reference;
 use crate::image::{Image, ImageError};
 use crate::inspect::Inspector;
-use crate::tree::{self, Premises, Settings};
+use crate::tree::{self, Costs, Premises, Settings};
 
 /// For how long a tag is taken to stand for what it stood for.
 const TAG_LIFE: Duration = Duration::from_secs(60);
@@ -20,39 +20,20 @@ const TAG_LIFE: Duration = Duration::from_secs(60);
 /// For how long an image that could not be opened is not tried again: whoever waited for it gets the same answer.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
-/// What the images have cost in all.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Totals {
-    pub(super) requests: u64,
-    pub(super) bytes_fetched: u64,
-    pub(super) bytes_from_store: u64,
-    pub(super) hits: u64,
-    pub(super) misses: u64,
-    pub(super) retries: u64,
-    pub(super) scanned: u64,
-}
-
 /// The images that are open.
 #[derive(Debug)]
 pub(super) struct Images {
     settings: Settings,
     premises: Premises,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    slots: LruCache<Reference, Arc<Slot>>,
-    /// What those have cost that are closed.
-    closed: Totals,
+    slots: Mutex<LruCache<Reference, Arc<Slot>>>,
 }
 
 /// The place of one image. Whoever opens it holds the lock, and the others wait for that.
 #[derive(Debug, Default)]
 struct Slot {
     state: tokio::sync::Mutex<State>,
-    /// The same, for those who count and must not wait.
-    open: Mutex<Option<Arc<Inspector>>>,
+    /// Whether it is open, for those who count and must not wait.
+    open: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -70,10 +51,7 @@ impl Images {
         Images {
             premises: Premises::new(&settings),
             settings,
-            kept: Mutex::new(Kept {
-                slots: LruCache::new(most),
-                closed: Totals::default(),
-            }),
+            slots: Mutex::new(LruCache::new(most)),
         }
     }
 
@@ -95,15 +73,13 @@ impl Images {
         };
         match opened {
             Ok(inspector) => {
-                let before = slot.open.lock().replace(inspector.clone());
-                if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, &inspector)) {
-                    self.kept.lock().closed.add(&before);
-                }
+                slot.open.store(true, Ordering::Relaxed);
                 *state = State::Open(inspector.clone(), Instant::now());
                 Ok(inspector)
             }
             Err(error) => {
                 let problem = Problem::from(&error);
+                slot.open.store(false, Ordering::Relaxed);
                 *state = State::Failed(problem.clone(), Instant::now());
                 Err(problem)
             }
@@ -111,17 +87,8 @@ impl Images {
     }
 
     fn slot(&self, reference: &Reference) -> Arc<Slot> {
-        let mut kept = self.kept.lock();
-        if let Some(slot) = kept.slots.get(reference) {
-            return slot.clone();
-        }
-        let slot = Arc::<Slot>::default();
-        if let Some((_, old)) = kept.slots.push(reference.clone(), slot.clone())
-            && let Some(inspector) = old.open.lock().take()
-        {
-            kept.closed.add(&inspector);
-        }
-        slot
+        let mut slots = self.slots.lock();
+        slots.get_or_insert(reference.clone(), Arc::default).clone()
     }
 
     async fn anew(&self, reference: &Reference) -> Result<Arc<Inspector>, ImageError> {
@@ -142,42 +109,20 @@ impl Images {
         Inspector::new(&self.premises.open(image).await)
     }
 
-    /// What all of them have cost since the server began, and how many are open.
-    pub(super) fn totals(&self) -> (Totals, usize) {
-        let kept = self.kept.lock();
-        let mut totals = kept.closed;
-        let mut open = 0;
-        for (_, slot) in kept.slots.iter() {
-            if let Some(inspector) = &*slot.open.lock() {
-                totals.add(inspector);
-                open += 1;
-            }
-        }
-        (totals, open)
+    /// What all of them have cost since the server began.
+    pub(super) fn costs(&self) -> Costs {
+        self.premises.costs()
+    }
+
+    /// How many are open.
+    pub(super) fn open_count(&self) -> usize {
+        let slots = self.slots.lock();
+        let open = slots.iter().filter(|(_, slot)| slot.open.load(Ordering::Relaxed));
+        open.count()
     }
 }
 
 /// Whether it stands for the same image for ever.
 fn is_pinned(reference: &Reference) -> bool {
     matches!(reference, Reference::Registry(registry) if registry.digest().is_some())
-}
-
-impl Totals {
-    fn add(&mut self, inspector: &Inspector) {
-        // Layers that are the same are one blob with one count.
-        let mut seen = HashSet::new();
-        for layer in inspector.layers() {
-            let status = layer.status();
-            if !seen.insert(layer.descriptor().digest) {
-                continue;
-            }
-            self.requests += status.blob.requests;
-            self.bytes_fetched += status.blob.bytes_fetched;
-            self.bytes_from_store += status.blob.bytes_from_store;
-            self.hits += status.blob.hits;
-            self.misses += status.blob.misses;
-            self.retries += status.blob.retries;
-            self.scanned += status.indexed_bytes;
-        }
-    }
 }

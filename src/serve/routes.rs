@@ -10,10 +10,10 @@ use axum::http::{HeaderName, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use http_body_util::BodyExt;
 
 use super::carve::put;
 use super::guard::Guard;
+use super::metrics::Counted;
 use super::problem::{Kind, Problem};
 use super::query::Query;
 use super::{Server, carve, listings, pages};
@@ -78,15 +78,7 @@ async fn around(State(server): State<Arc<Server>>, request: Request, next: Next)
     put(head, X_CONTENT_TYPE_OPTIONS, "nosniff");
     put(head, REFERRER_POLICY, "no-referrer");
     put(head, RESOURCE_POLICY, "same-origin");
-    response.map(|body| {
-        let count = move |frame: &hyper::body::Frame<bytes::Bytes>| {
-            server.metrics.served(frame.data_ref().map_or(0, bytes::Bytes::len));
-        };
-        Body::new(body.map_frame(move |frame| {
-            count(&frame);
-            frame
-        }))
-    })
+    response.map(|body| Body::new(Counted { body, server }))
 }
 
 /// What a request is counted as.

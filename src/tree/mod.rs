@@ -39,7 +39,7 @@ use crate::layer::{Content, DecodedSpan, Layer, LayerError};
 pub use attr::Attr;
 pub use ino::Ino;
 pub use listing::{Listed, Listing};
-pub use open::{Opened, Premises, Settings, open, resolve_with};
+pub use open::{Costs, Opened, Premises, Settings, open, resolve_with};
 pub use seek::Seek;
 
 use contribution::Dir;

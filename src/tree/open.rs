@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Tree, TreeOptions};
-use crate::blob::{Blob, ExtentKind, Store};
+use crate::blob::{Blob, BlobStats, ExtentKind, Store};
 use crate::cache_dir;
 use crate::digest::Digest;
 use crate::image::platform::Platform;
@@ -75,6 +75,15 @@ pub async fn resolve_with(reference: &Reference, settings: &Settings) -> Result<
     resolve(reference, &options, &documents).await
 }
 
+/// What was done for all images.
+#[derive(Debug, Clone)]
+pub struct Costs {
+    /// Requests, bytes and hits.
+    pub blobs: BlobStats,
+    /// Compressed bytes of layers that were read to index them.
+    pub scanned: u64,
+}
+
 /// What images that are open at the same time share: the cache directory, and the bounds of disk and memory.
 #[derive(Debug)]
 pub struct Premises {
@@ -92,6 +101,14 @@ impl Premises {
             store: Store::open(&settings.cache_dir.join("store"), settings.cache_size),
             index_dir: usable(settings.cache_dir.join("index")),
             workshop: Workshop::new(settings.memory, settings.verify_first),
+        }
+    }
+
+    /// What all images have cost since these premises were made, those that are closed among them.
+    pub fn costs(&self) -> Costs {
+        Costs {
+            blobs: self.store.stats(),
+            scanned: self.workshop.scanned(),
         }
     }
 

@@ -1,8 +1,12 @@
 //! Listings, versions and comparisons: the same as the commands print.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 
 use super::Scene;
+use super::load::large;
+use crate::support::cli::Asked;
+use crate::support::serve::read_head;
 use crate::support::*;
 
 #[test]
@@ -106,7 +110,9 @@ fn the_metrics_count_what_was_asked_and_fetched() {
     let scene = Scene::history();
     assert_eq!(scene.serve.get("/healthz").ok(), b"ok\n");
     scene.get("carve", "&path=/etc/passwd").ok();
-    scene.get("carve", "&path=/nothing");
+    let missing = scene.get("carve", "&path=/nothing");
+    // What is known as a whole says its length.
+    assert_eq!(missing.header("content-length"), Some(&*missing.body.len().to_string()));
     let text = String::from_utf8(scene.serve.get("/metrics").ok()).unwrap();
     for line in [
         "peelfs_http_requests_total{route=\"/carve\",status=\"200\"} 1",
@@ -117,4 +123,49 @@ fn the_metrics_count_what_was_asked_and_fetched() {
     ] {
         assert!(text.lines().any(|there| there == line), "{line} is not in {text}");
     }
+}
+
+/// The value of a counter.
+fn counted(scene: &Scene, name: &str) -> u64 {
+    let text = String::from_utf8(scene.serve.get("/metrics").ok()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
+}
+
+#[test]
+fn what_was_done_stays_counted_when_an_image_is_closed_and_is_not_done_again() {
+    let scene = Scene::with(Asked::of([large()]), &["--max-images", "1"]);
+    let size = scene.asked.served.image.layers[0].size;
+    let mut carve = scene.serve.send("GET", &scene.target("carve", "&path=large"), &[]);
+    assert_eq!(read_head(&mut carve).0, 200);
+    // Another name of the same image, and the place of the one that is being carved.
+    let digest = scene.asked.served.image.manifest.to_string();
+    let name = scene.asked.served.reference();
+    let pinned = format!("{}@{digest}", name.trim_end_matches(":latest"));
+    let other = || scene.serve.get(&format!("/ls?image={}", encoded(&pinned))).ok();
+    other();
+    assert_eq!(carve.read_to_end(&mut Vec::new()).unwrap(), 40_000_000);
+    assert_eq!(counted(&scene, "peelfs_open_images"), 1);
+    assert_eq!(
+        counted(&scene, "peelfs_fetched_bytes_total"),
+        scene.asked.served.layer_bytes()
+    );
+    let indexed = counted(&scene, "peelfs_indexed_bytes_total");
+    assert!(indexed >= size, "{indexed} of {size}");
+    scene.get("ls", "").ok();
+    other();
+    assert_eq!(counted(&scene, "peelfs_indexed_bytes_total"), indexed);
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_an_error() {
+    let scene = Scene::with(Asked::of([large()]), &["--timeout", "2"]);
+    let mut carve = scene.serve.send("GET", &scene.target("carve", "&path=large"), &[]);
+    assert_eq!(read_head(&mut carve).0, 200);
+    scene.asked.served.registry.faults().refuse(Part::Blobs, Some(403));
+    scene.asked.served.registry.faults().truncate(Some(0));
+    let mut body = Vec::new();
+    let _ = carve.read_to_end(&mut body);
+    assert!(body.len() < 40_000_000);
+    assert_eq!(counted(&scene, "peelfs_errors_total{kind=\"registry\"}"), 1);
 }

@@ -13,7 +13,7 @@ use crate::support::*;
 const LONG: Duration = Duration::from_secs(60);
 
 /// A file that is longer than all buffers on its way, and so is its layer.
-fn large() -> Layer {
+pub fn large() -> Layer {
     let content = vec![b'x'; 40_000_000];
     Layer::of([Entry::file("large", content)]).compressed(Compression::None)
 }
