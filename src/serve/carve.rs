@@ -97,7 +97,11 @@ impl Carve {
         let (method, headers) = (&request.method, &request.headers);
         let size = self.node.attr.size;
         let etag = self.etag();
-        let range = match wanted(headers, &etag, size) {
+        let wanted = wanted(headers, &etag, size);
+        // Ranges are for GET alone; RFC 9110, 14.2.
+        let is_part = method == Method::GET && matches!(wanted, Wanted::Part(_));
+        let range = match wanted {
+            Wanted::Other => return Err(Problem::other_version(&etag)),
             Wanted::Nothing => {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -105,7 +109,6 @@ impl Carve {
                 put(response.headers_mut(), CACHE_CONTROL, "private, no-cache");
                 return Ok(response);
             }
-            // Ranges are for GET alone; RFC 9110, 14.2.
             _ if method == Method::HEAD => 0..size,
             Wanted::Outside => return Err(Problem::range(size)),
             Wanted::Part(range) => range,
@@ -115,7 +118,7 @@ impl Carve {
         let head = response.headers_mut();
         self.describe(head, as_text);
         put(head, ETAG, etag);
-        if range != (0..size) && method == Method::GET {
+        if is_part {
             put(
                 head,
                 CONTENT_RANGE,

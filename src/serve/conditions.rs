@@ -1,18 +1,20 @@
-//! `Range`, `If-Range` and `If-None-Match`; RFC 9110, 13 and 14.
+//! `Range`, `If-Range`, `If-Match` and `If-None-Match`; RFC 9110, 13 and 14.
 
 use std::ops::Range;
 
-use axum::http::header::{AsHeaderName, IF_NONE_MATCH, IF_RANGE, RANGE};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What a request wants of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Nothing: the client has it.
     Nothing,
+    /// Another version, which is not there.
+    Other,
     /// All of it.
     All,
-    /// These of its bytes, at least one.
+    /// These of its bytes, at least one; they may be all.
     Part(Range<u64>),
     /// Bytes that it does not have.
     Outside,
@@ -22,7 +24,13 @@ pub(super) enum Wanted {
 ///
 /// Of several ranges no account is taken, as the RFC leaves to a server: the answer is the whole file.
 pub(super) fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
-    if text(headers, IF_NONE_MATCH).is_some_and(|tags| matches(tags, etag)) {
+    // It compares strongly: a weak tag is none of ours.
+    let is_this = |tag: &[u8]| tag == b"*" || tag == etag.as_bytes();
+    if headers.contains_key(IF_MATCH) && !tags(headers, IF_MATCH).any(is_this) {
+        return Wanted::Other;
+    }
+    let is_this_weakly = |tag: &[u8]| is_this(tag.strip_prefix(b"W/").unwrap_or(tag));
+    if tags(headers, IF_NONE_MATCH).any(is_this_weakly) {
         return Wanted::Nothing;
     }
     // A date is never equal: there is no Last-Modified.
@@ -30,10 +38,13 @@ pub(super) fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
     if headers.get(IF_RANGE).is_some_and(is_other) {
         return Wanted::All;
     }
-    let Some(first) = text(headers, RANGE).and_then(ranges) else {
+    let range = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    let Some(range) = range.and_then(one_range) else {
         return Wanted::All;
     };
-    let range = match first {
+    let range = match range {
+        // The last bytes of an empty file, however many, are all of it; RFC 9110, 14.1.2. No Content-Range can say so.
+        (None, Some(1..)) if size == 0 => return Wanted::All,
         (Some(first), last) => first..last.map_or(size, |last| last.saturating_add(1).min(size)),
         (None, last) => size.saturating_sub(last.unwrap_or(0))..size,
     };
@@ -43,18 +54,14 @@ pub(super) fn wanted(headers: &HeaderMap, etag: &str, size: u64) -> Wanted {
     }
 }
 
-fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Whether a list of tags has `etag`; compared weakly, as If-None-Match is. No tag of ours has a comma.
-fn matches(tags: &str, etag: &str) -> bool {
-    let mut tags = tags.split(',').map(str::trim);
-    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+/// The tags in a header, which may stand in several lines. No tag of ours has a comma.
+fn tags(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
 /// The first and last byte of the one range that is asked for; without the first, the last so many.
-fn ranges(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+fn one_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (unit, range) = text.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;
     let number = |text: &str| match text {
@@ -102,7 +109,14 @@ mod tests {
         ] {
             assert_eq!(of(&[("range", range)], 10), Wanted::Outside, "{range}");
         }
-        assert_eq!(of(&[("range", "bytes=0-")], 0), Wanted::Outside);
+        for (range, wanted) in [
+            ("bytes=0-", Wanted::Outside),
+            ("bytes=-0", Wanted::Outside),
+            ("bytes=-5", Wanted::All),
+        ] {
+            assert_eq!(of(&[("range", range)], 0), wanted, "{range}");
+        }
+        assert_eq!(of(&[("range", "bytes=0-")], 10), Wanted::Part(0..10));
         for range in [
             "bytes=0-1,3-4",
             "bytes=5-2",
@@ -125,6 +139,26 @@ mod tests {
             );
         }
         assert_eq!(of(&[("if-none-match", "\"b\"")], 10), Wanted::All);
+        // Header lines of one name are one list.
+        let mut lines = HeaderMap::new();
+        for tag in ["\"b\"", "\"a\""] {
+            lines.append(IF_NONE_MATCH, tag.parse().unwrap());
+        }
+        assert_eq!(wanted(&lines, "\"a\"", 10), Wanted::Nothing);
+    }
+
+    #[test]
+    fn another_version_than_the_one_wanted_is_not_sent() {
+        for tags in ["\"b\"", "W/\"a\"", ""] {
+            assert_eq!(
+                of(&[("if-match", tags), ("if-none-match", "*")], 10),
+                Wanted::Other,
+                "{tags}"
+            );
+        }
+        for tags in ["\"a\"", "\"b\",\"a\"", "*"] {
+            assert_eq!(of(&[("if-match", tags)], 10), Wanted::All, "{tags}");
+        }
     }
 
     #[test]

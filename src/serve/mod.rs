@@ -16,7 +16,7 @@
 //! | `images` | opened images, the least recently used closed |
 //! | `routes` | from a path to its answer; what all answers have |
 //! | `carve` | a file's bytes: ranges, tags, costs |
-//! | `conditions` | `Range`, `If-Range` and `If-None-Match` |
+//! | `conditions` | `Range`, `If-Range`, `If-Match` and `If-None-Match` |
 //! | `names` | file names and media types in headers |
 //! | `listings` | listings, versions and comparisons, as JSON and as text |
 //! | `pages` | the pages for people |

@@ -70,6 +70,12 @@ impl Problem {
         Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", sentence).with("size", size)
     }
 
+    /// A version is asked for that is not there; what is has the tag `etag`.
+    pub(super) fn other_version(etag: &str) -> Problem {
+        let sentence = format!("the file is another than If-Match says; its tag is {etag}");
+        Problem::new(StatusCode::PRECONDITION_FAILED, "other_version", sentence)
+    }
+
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Problem {
         self.more.insert(name.to_owned(), value.into());
         self

@@ -162,6 +162,18 @@ fn ranges_tags_and_heads_are_honoured() {
         (known.status, known.header("etag"), known.body.len()),
         (304, Some(&*etag), 0)
     );
+    let all = with(&[("Range", "bytes=0-")]);
+    assert_eq!(
+        (all.status, all.header("content-range")),
+        (206, Some("bytes 0-299999/300000"))
+    );
+    assert_eq!(all.ok(), whole);
+    assert_eq!(known.header("content-length"), None);
+    let known = with(&[("If-None-Match", "\"other\""), ("If-None-Match", &etag)]);
+    assert_eq!(known.status, 304);
+    let other = with(&[("If-Match", "\"other\""), ("Range", "bytes=0-1")]);
+    assert_eq!((other.status, &other.json()["kind"]), (412, &"other_version".into()));
+    assert_eq!(with(&[("If-Match", &etag), ("Range", "bytes=0-1")]).status, 206);
     // Another name of the same file.
     let linked = scene.get("carve", "&path=/usr/bin/tool2");
     assert_eq!(linked.header("etag"), Some(&*etag));
