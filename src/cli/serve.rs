@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     /// The most images kept open; --memory is for all of them
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
     max_images: u16,
-    /// After how many seconds a client that takes nothing of its answer is cut off
+    /// How long a client may be waited for: it is cut off when it takes less than 64 KiB in so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86400))]
     client_timeout: u64,
     #[command(flatten)]

@@ -11,6 +11,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `connections` | accepts, limits and ends connections |
+//! | `seats` | which connection makes place for a newcomer |
+//! | `line` | clients that take too little, or have hung up |
 //! | `guard` | which hosts a request may be for, and which images may be asked about |
 //! | `query` | the query of a URL, whose values are bytes |
 //! | `images` | opened images, the least recently used closed |
@@ -31,6 +33,7 @@ mod conditions;
 mod connections;
 mod guard;
 mod images;
+mod line;
 mod listings;
 mod metrics;
 mod names;
@@ -39,6 +42,7 @@ mod places;
 mod problem;
 mod query;
 mod routes;
+mod seats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +51,7 @@ use tokio::net::TcpListener;
 
 use crate::tree::Settings;
 
+use connections::Limits;
 pub use guard::Allowed;
 use guard::Guard;
 use images::Images;
@@ -66,7 +71,7 @@ pub struct Options {
     pub most_carves: usize,
     /// The most images kept open.
     pub most_images: usize,
-    /// How long a client may take no byte of its answer.
+    /// How long a client may take nothing, or next to nothing, of its answer.
     pub patience: Duration,
 }
 
@@ -90,6 +95,6 @@ pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Out
         metrics: Metrics::default(),
         places: Places::new(options.most_carves),
     });
-    connections::run(listener, routes::all(server), options.patience, end).await;
+    connections::run(listener, routes::all(server), Limits::new(options.patience), end).await;
     Ok(())
 }

@@ -38,6 +38,23 @@ fn a_client_that_goes_away_stops_its_carve() {
 }
 
 #[test]
+fn a_client_that_goes_away_is_missed_though_it_has_sent_more() {
+    let scene = Scene::with(Asked::of([large()]), &["--timeout", "3600"]);
+    scene.asked.served.registry.faults().hold(Some(Part::Blobs));
+    let carves = |count: &str| {
+        let text = String::from_utf8(scene.serve.get("/metrics").ok()).unwrap();
+        text.contains(&format!("\npeelfs_carves {count}\n")).then_some(())
+    };
+    let client = scene.serve.send("GET", &scene.target("carve", "&path=large"), &[]);
+    // The beginning of a further request.
+    client.get_ref().write_all(b"G").unwrap();
+    eventually("it is being answered", LONG, || carves("1"));
+    drop(client);
+    eventually("the carve has ended", LONG, || carves("0"));
+    scene.asked.served.registry.faults().clear();
+}
+
+#[test]
 fn slow_clients_block_nobody() {
     let layers = [large(), Layer::of([Entry::file("small", "small\n")])];
     let scene = Scene::with(Asked::of(layers), &["--max-carves", "2"]);
