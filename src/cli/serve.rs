@@ -22,6 +22,10 @@ pub(super) struct Arguments {
     /// Where to listen; port 0 takes a free one, which is told on standard output
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7335")]
     listen: SocketAddr,
+    /// A name that this server is asked by, such as that of its machine or of a proxy before it; again for each. Without it
+    /// there are its addresses and localhost, so that no web site can lead a browser here by a name of its own
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
     /// Serve images from this registry and no other than those so given
     #[arg(long, value_name = "HOST[:PORT]")]
     allow_registry: Vec<String>,
@@ -100,6 +104,7 @@ impl Arguments {
         settings.access.no_logins = !self.listen.ip().is_loopback() && self.allow_any;
         Options {
             settings,
+            hosts: self.host.clone(),
             allowed: match self.allow_registry.is_empty() {
                 true => Allowed::Any,
                 false => Allowed::Only(self.allow_registry.clone()),

@@ -1,9 +1,9 @@
 //! Which hosts a request may be for, and which images may be asked about.
 //!
-//! On loopback any program of this machine may ask, but no page of a stranger's: one whose name was made to lead to
-//! loopback (DNS rebinding) is told by the `Host` that its browser sends, and one that has its browser ask us by our own
-//! name by `Sec-Fetch-Site`. Elsewhere only registries that were allowed are asked,
-//! so that nobody uses us to reach what only we can.
+//! Any program that reaches us may ask, but no page of a stranger's: one whose name was made to lead to us (DNS rebinding)
+//! is told by the `Host` that its browser sends, which must be an address or a name that we were told, and one that has
+//! its browser ask us by our own name by `Sec-Fetch-Site`. Off loopback only registries that were allowed are asked, so
+//! that nobody uses us to reach what only we can.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,31 +27,35 @@ pub enum Allowed {
 #[derive(Debug)]
 pub(super) struct Guard {
     address: SocketAddr,
+    hosts: Vec<String>,
     allowed: Allowed,
     local: bool,
 }
 
 impl Guard {
-    pub(super) fn new(address: SocketAddr, allowed: Allowed, local: bool) -> Guard {
+    /// For a server that listens at `address`, and is called by the names `hosts` too.
+    pub(super) fn new(address: SocketAddr, hosts: Vec<String>, allowed: Allowed, local: bool) -> Guard {
         Guard {
             address,
+            hosts,
             allowed,
             local,
         }
     }
 
-    /// Fails if a browser asks for a page of another site, which would have us ask registries in its stead. To follow a
-    /// link from there is no harm.
+    /// Fails if a browser asks for a page of another site, which would have us ask registries in its stead, or show our
+    /// pages within its own. To follow a link from there is no harm.
     pub(super) fn check_site(headers: &HeaderMap) -> Result<(), Problem> {
         let is = |name: &str, value: &str| headers.get(name).is_some_and(|there| there == value);
-        if is("sec-fetch-site", "cross-site") && !is("sec-fetch-mode", "navigate") {
+        let is_followed = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+        if is("sec-fetch-site", "cross-site") && !is_followed {
             let sentence = "pages of other sites cannot ask this server";
             return Err(Problem::new(StatusCode::FORBIDDEN, "cross_site", sentence));
         }
         Ok(())
     }
 
-    /// Fails if the request is for another host than this one, where that is known.
+    /// Fails if the request is for another host than this one.
     pub(super) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let mut hosts = headers.get_all(HOST).iter();
         let (host, other) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
@@ -64,18 +68,24 @@ impl Guard {
                 return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", sentence));
             }
         };
-        if !self.address.ip().is_loopback() || self.is_ours(authority.host()) {
+        if self.is_ours(authority.host()) {
             return Ok(());
         }
-        let sentence = "this server answers by the names of this machine only, such as localhost";
+        let sentence = match self.address.ip().is_loopback() {
+            true => {
+                "this server answers by the names of this machine only, such as localhost, and by those that it is started with: --host NAME"
+            }
+            false => "this server answers by its address, and by the names that it is started with: --host NAME",
+        };
         Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "bad_host", sentence))
     }
 
     fn is_ours(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         match bare.unwrap_or(host).parse::<IpAddr>() {
-            Ok(address) => address.is_loopback(),
-            Err(_) => host.eq_ignore_ascii_case("localhost"),
+            // By an address nobody is led astray. On loopback no other is ours.
+            Ok(address) => address.is_loopback() || !self.address.ip().is_loopback(),
+            Err(_) => host.eq_ignore_ascii_case("localhost") || has(&self.hosts, host),
         }
     }
 
@@ -100,8 +110,8 @@ impl Guard {
     }
 }
 
-fn has(names: &[String], registry: &str) -> bool {
-    names.iter().any(|name| name.eq_ignore_ascii_case(registry))
+fn has(names: &[String], wanted: &str) -> bool {
+    names.iter().any(|name| name.eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]
@@ -113,28 +123,46 @@ mod tests {
             [] => Allowed::Any,
             names => Allowed::Only(names.iter().map(|name| (*name).to_owned()).collect()),
         };
-        Guard::new(address.parse().unwrap(), allowed, false)
+        Guard::new(
+            address.parse().unwrap(),
+            vec!["images.example".to_owned()],
+            allowed,
+            false,
+        )
     }
 
     #[test]
-    fn on_loopback_only_its_names_are_answered() {
+    fn only_its_own_names_and_addresses_are_answered() {
         let status = |address: &str, host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, host.parse().unwrap());
             let checked = guard(address, &[]).check_host(&"/".parse().unwrap(), &headers);
             checked.map_or_else(|problem| problem.status.as_u16(), |()| 200)
         };
-        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7335", "[::1]:80", "127.8.8.8"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:7335",
+            "[::1]:80",
+            "127.8.8.8",
+            "Images.example:80",
+        ] {
             assert_eq!(status("127.0.0.1:1", host), 200, "{host}");
+            assert_eq!(status("0.0.0.0:1", host), 200, "{host}");
+        }
+        for host in ["10.0.0.1", "[fd00::1]:7335"] {
+            assert_eq!(status("127.0.0.1:1", host), 421, "{host}");
+            assert_eq!(status("0.0.0.0:1", host), 200, "{host}");
         }
         for host in [
             "evil.example",
             "localhost.evil.example",
-            "10.0.0.1",
             "127.0.0.1.evil.example:7335",
+            "images.example.evil.example",
+            "0x7f000001",
         ] {
             assert_eq!(status("127.0.0.1:1", host), 421, "{host}");
-            assert_eq!(status("0.0.0.0:1", host), 200, "{host}");
+            assert_eq!(status("0.0.0.0:1", host), 421, "{host}");
         }
         assert_eq!(status("127.0.0.1:1", ""), 400);
         let none = guard("127.0.0.1:1", &[]).check_host(&"/".parse().unwrap(), &HeaderMap::new());

@@ -63,6 +63,8 @@ use places::Places;
 pub struct Options {
     /// How images are opened.
     pub settings: Settings,
+    /// Names that it is asked by, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// Which registries may be asked.
     pub allowed: Allowed,
     /// Layouts and archives on this machine may be asked about too.
@@ -90,7 +92,7 @@ struct Server {
 /// If it cannot be told where `listener` listens.
 pub async fn serve(listener: TcpListener, options: Options, end: impl Future<Output = ()>) -> std::io::Result<()> {
     let server = Arc::new(Server {
-        guard: Guard::new(listener.local_addr()?, options.allowed, options.local),
+        guard: Guard::new(listener.local_addr()?, options.hosts, options.allowed, options.local),
         images: Images::new(options.settings, options.most_images),
         metrics: Metrics::default(),
         places: Places::new(options.most_carves),

@@ -117,6 +117,61 @@ fn a_page_of_a_stranger_cannot_ask_by_a_name_of_its_own() {
 }
 
 #[test]
+fn a_name_that_leads_to_another_machine_has_to_be_told() {
+    let asked = Asked::of(history());
+    let arguments = [
+        "--listen",
+        "0.0.0.0:0",
+        "--allow-any",
+        "--allow-private",
+        "--host",
+        "images.example",
+        "--host",
+        "other.example",
+    ];
+    let scene = Scene::with(asked, &arguments);
+    let target = scene.target("layers", "");
+    let ask = |host: &str| scene.serve.ask("GET", &target, &[("Host", host)]);
+    let refused = ask("evil.example");
+    assert_eq!(refused.status, 421);
+    let sentence = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(sentence.contains("--host"), "{sentence}");
+    assert!(scene.asked.served.registry.log().is_empty());
+    for host in [
+        "images.example",
+        "OTHER.example:7335",
+        "192.0.2.7",
+        "[2001:db8::1]:80",
+        "localhost",
+    ] {
+        assert_eq!(ask(host).status, 200, "{host}");
+    }
+}
+
+#[test]
+fn a_page_of_another_site_may_lead_here_and_no_more() {
+    let scene = Scene::history();
+    let target = scene.target("browse", "");
+    let status = |site: &str, mode: &str, dest: &str| {
+        let headers = [
+            ("Sec-Fetch-Site", site),
+            ("Sec-Fetch-Mode", mode),
+            ("Sec-Fetch-Dest", dest),
+        ];
+        scene.serve.ask("GET", &target, &headers).status
+    };
+    for dest in ["iframe", "frame", "embed", "object"] {
+        assert_eq!(status("cross-site", "navigate", dest), 403, "{dest}");
+    }
+    assert_eq!(status("cross-site", "no-cors", "image"), 403);
+    assert_eq!(status("cross-site", "cors", "empty"), 403);
+    assert!(scene.asked.served.registry.log().is_empty());
+    assert_eq!(status("cross-site", "navigate", "document"), 200);
+    assert_eq!(status("same-origin", "cors", "empty"), 200);
+    assert_eq!(status("none", "navigate", "document"), 200);
+}
+
+#[test]
 fn nothing_from_an_image_is_run_or_rendered() {
     let names = ["x.html", "x.svg", "x.xml", "x.xhtml", "x.pdf", "x.js"];
     let page = "<script>alert(1)</script>";
