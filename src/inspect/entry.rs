@@ -46,6 +46,9 @@ pub struct Entry {
     pub layer: Option<usize>,
     /// Why it is not to be seen, if it is not.
     pub hidden: Option<Hidden>,
+    /// Of one of several versions: the layer in which it is to be found at this path. Of a hard link that may be another
+    /// than the one that has the file.
+    pub found_in: Option<usize>,
 }
 
 impl Entry {
@@ -76,6 +79,7 @@ impl Entry {
             target,
             layer,
             hidden: None,
+            found_in: None,
         })
     }
 
@@ -98,19 +102,26 @@ pub(super) fn kind_word(kind: Kind) -> &'static str {
     }
 }
 
-/// `path` with whatever is no UTF-8, or moves a terminal's cursor, escaped.
+/// `path` with whatever is no UTF-8, moves a terminal's cursor or turns the text around it around, escaped; and so are
+/// backslashes, that none of it can be taken for another name.
 pub fn escaped(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         for letter in chunk.valid().chars() {
-            match letter.is_control() {
-                true => text.extend(letter.escape_default()),
-                false => text.push(letter),
+            match letter {
+                '\\' => text.push_str("\\\\"),
+                letter if letter.is_control() || is_direction(letter) => text.extend(letter.escape_default()),
+                letter => text.push(letter),
             }
         }
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     text
+}
+
+/// Whether it says in which direction the text beside it is to be read; names with such can be made to look like others.
+pub fn is_direction(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Writes bytes as a field `name`, and if they are no UTF-8 a field `bytes_name` with all of them.
@@ -188,6 +199,7 @@ mod tests {
             target: Some(b"a/b".to_vec()),
             layer: Some(1),
             hidden: Some(Hidden::Deleted(2)),
+            found_in: None,
         }
     }
 
@@ -208,5 +220,10 @@ mod tests {
     fn what_could_move_a_cursor_is_escaped() {
         assert_eq!(escaped("é \u{1b}[1m\n".as_bytes()), "é \\u{1b}[1m\\n");
         assert_eq!(escaped(b"a\xff"), "a\\xff");
+        assert_eq!(
+            escaped("a\u{202e}gpj.exe\u{2069}".as_bytes()),
+            "a\\u{202e}gpj.exe\\u{2069}"
+        );
+        assert_eq!(escaped(b"a\\xff"), "a\\\\xff");
     }
 }

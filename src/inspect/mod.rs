@@ -43,7 +43,7 @@ use crate::tree::{Opened, Tree, TreeError, TreeOptions};
 
 pub use carve::{Content, Meter, Report};
 pub use diff::{Change, Diff, Difference};
-pub use entry::{Entry, Hidden, escaped};
+pub use entry::{Entry, Hidden, escaped, is_direction};
 pub use find::{Matches, Pattern, PatternError};
 pub use history::{Action, Event};
 pub use layers::LayerSummary;

@@ -78,6 +78,22 @@ impl Inspector {
         Err(first.unwrap_or(InspectError::NotFound { path }))
     }
 
+    /// All versions of what is at `path` itself, the newest first. Contents are not looked at.
+    ///
+    /// # Errors
+    /// [`InspectError::NotFound`] if no layer has anything there, [`InspectError::Tree`].
+    pub async fn versions(&self, path: &[u8]) -> Result<Vec<Entry>, InspectError> {
+        self.complete().await?;
+        let (path, _) = self.newest(path).await?;
+        let (parent, name) = split(&path);
+        Place::at(self, parent).await?.versions(self, name).await
+    }
+
+    /// Whether all layers are known, so that [`Inspector::versions`] needs to fetch nothing.
+    pub fn is_complete(&self) -> bool {
+        self.layers().iter().all(|layer| layer.index().is_some())
+    }
+
     /// Whether the paths of a layer's entries are those in the image: it declares the directories of all of them, so
     /// that none of them can be below a symlink of a lower layer.
     fn is_plain(&self, layer: usize) -> bool {
@@ -217,7 +233,7 @@ impl Place {
     }
 
     /// All versions of `name`, the newest first; a directory only once, however many layers add to it.
-    async fn versions(&self, name: &[u8]) -> Result<Vec<Entry>, InspectError> {
+    async fn versions(&self, inspector: &Inspector, name: &[u8]) -> Result<Vec<Entry>, InspectError> {
         let mut versions = Vec::new();
         let mut had_directory = false;
         for run in self.runs(name).iter().rev() {
@@ -230,6 +246,12 @@ impl Place {
             let Some(step) = self.steps.get(run.to) else { continue };
             let mut entry = Entry::of(&step.view, &node)?;
             entry.hidden = self.fate(name, run.to + 1);
+            let first = match run.kind {
+                Kind::Directory => entry.layer,
+                _ => self.steps.get(run.from).map(|step| step.layer),
+            };
+            // Where it is below a symlink of a lower layer, the layer by itself has it elsewhere.
+            entry.found_in = first.filter(|layer| inspector.entry_at(*layer, &entry.path).is_some());
             versions.push(entry);
         }
         Ok(versions)
@@ -300,7 +322,7 @@ impl Versions {
                 self.frames.pop();
                 continue;
             };
-            self.ready.extend(place.versions(&name).await?);
+            self.ready.extend(place.versions(&self.inspector, &name).await?);
             let was_directory = place.runs(&name).iter().any(|run| run.kind == Kind::Directory);
             self.entered = (self.recursive && was_directory).then_some(name);
         }

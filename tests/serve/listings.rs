@@ -48,6 +48,20 @@ fn listings_are_those_of_the_commands_byte_for_byte() {
 }
 
 #[test]
+fn a_log_of_files_has_one_line_for_each_whatever_its_name() {
+    let names = ["a\nb", "a\\nb", "\u{202e}gpj.exe", "\u{1b}[2J"];
+    let scene = Scene::of([Layer::of(names.map(|name| Entry::file(name, "")))]);
+    let log = String::from_utf8(scene.get("fslog", "").ok()).unwrap();
+    let shown: BTreeSet<&str> = log
+        .lines()
+        .filter_map(|line| line.split_once(" /"))
+        .map(|(_, rest)| rest)
+        .collect();
+    let escaped = ["\\u{1b}[2J [L0]", "\\u{202e}gpj.exe [L0]", "a\\\\nb [L0]", "a\\nb [L0]"];
+    assert_eq!(shown, BTreeSet::from(escaped));
+}
+
+#[test]
 fn the_names_are_those_that_find_prints_in_the_mount() {
     let scene = Scene::history();
     let listed: BTreeSet<String> = scene

@@ -123,14 +123,16 @@ fn row(image: &str, layer: Option<usize>, entry: &Entry) -> String {
     let path = [b"/", entry.path.as_slice()].concat();
     // What is hidden is only to be seen in its layer.
     let from = match entry.hidden {
-        Some(_) => entry.layer,
+        Some(_) => entry.found_in,
         None => layer,
     };
+    let is_there = entry.hidden.is_none() || from.is_some();
     let values: &[(&str, &[u8])] = &[("image", image.as_bytes()), ("path", &path), ("layer", &number(from))];
     let shown = name(entry.name());
     let text = match entry.kind {
-        Kind::Directory => format!("<a href=\"{}\">{shown}/</a>", link("browse", values)),
-        Kind::File => format!("<a href=\"{}\">{shown}</a>", link("view", values)),
+        Kind::Directory if is_there => format!("<a href=\"{}\">{shown}/</a>", link("browse", values)),
+        Kind::File if is_there => format!("<a href=\"{}\">{shown}</a>", link("view", values)),
+        Kind::Directory => format!("{shown}/"),
         _ => format!("{shown}"),
     };
     let target = entry
@@ -138,7 +140,7 @@ fn row(image: &str, layer: Option<usize>, entry: &Entry) -> String {
         .as_deref()
         .map(|target| format!(" &rarr; {}", name(target)));
     let download = match entry.kind {
-        Kind::File => format!("<a href=\"{}\">download</a>", link("carve", values)),
+        Kind::File if is_there => format!("<a href=\"{}\">download</a>", link("carve", values)),
         _ => String::new(),
     };
     let hidden = if entry.hidden.is_some() {

@@ -18,8 +18,7 @@ impl<T: Display> Display for Escaped<T> {
                     '>' => self.0.write_str("&gt;"),
                     '"' => self.0.write_str("&quot;"),
                     '\'' => self.0.write_str("&#39;"),
-                    // They turn the text around them around.
-                    '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => write!(self.0, "{}", letter.escape_unicode()),
+                    letter if crate::inspect::is_direction(letter) => write!(self.0, "{}", letter.escape_unicode()),
                     letter => self.0.write_char(letter),
                 })
             }
