@@ -56,13 +56,29 @@ fn links(html: &str) -> Vec<String> {
 #[test]
 fn a_file_is_viewed_with_its_versions_and_two_are_compared() {
     let scene = Scene::history();
-    let view = scene.get("view", "&path=/etc/passwd");
+    // One layer tells what is to be seen; the versions are in others.
+    let view = scene.get("view", "&path=/etc/passwd&layer=3");
+    assert_eq!(
+        scene.asked.served.layer_bytes(),
+        scene.asked.served.image.layers[3].size
+    );
+    let all = links(view.text())
+        .into_iter()
+        .find(|link| link.ends_with("&versions=true"));
+    let view = scene.serve.get(&all.unwrap());
     assert!(
         view.text().contains("<pre class=\"file\">three\n</pre>"),
         "{}",
         view.text()
     );
-    assert!(view.text().contains("compare with layer 1"));
+    for part in [
+        " [L0] (overridden), <a ",
+        " [L1] (overridden), <a ",
+        " [L3], <a ",
+        "compare with layer 1",
+    ] {
+        assert!(view.text().contains(part), "{part}: {}", view.text());
+    }
     let link = links(view.text())
         .into_iter()
         .find(|link| link.starts_with("/compare"))
@@ -75,6 +91,65 @@ fn a_file_is_viewed_with_its_versions_and_two_are_compared() {
     );
     assert!(!scene.get("view", "&path=/etc").text().contains("<pre"));
     scene.asked.served.assert_no_byte_twice();
+}
+
+#[test]
+fn versions_are_listed_without_what_is_in_them() {
+    let noise = |seed| Content::Noise { seed, size: 3_000_000 };
+    let file = |seed| Layer::of([Entry::file("file", noise(seed))]).compressed(Compression::None);
+    let scene = Scene::of([file(1), file(2)]);
+    scene.get("ls", "&all=true").ok();
+    // What was fetched for the indexes is forgotten.
+    let store = scene.cache().join("store/extents");
+    let known = Scene::with(scene.asked, &[]);
+    std::fs::remove_dir_all(store).unwrap();
+    known.asked.served.registry.log().clear();
+    let view = known.get("view", "&path=/file");
+    assert!(view.text().contains(" [L0] (overridden)"), "{}", view.text());
+    let log = known.asked.served.registry.log();
+    let [below, above] = &known.asked.served.image.layers[..] else {
+        panic!()
+    };
+    assert!(log.requests_of(&below.digest).is_empty(), "{log}");
+    assert!(known.asked.served.layer_bytes() < above.size, "{log}");
+}
+
+#[test]
+fn what_is_hidden_is_linked_where_it_is() {
+    let scene = Scene::of([
+        Layer::of([
+            Entry::dir("usr"),
+            Entry::dir("usr/bin"),
+            Entry::file("usr/bin/tool", "tool\n"),
+            Entry::symlink("bin", "usr/bin"),
+        ]),
+        Layer::of([
+            Entry::dir("usr"),
+            Entry::dir("usr/bin"),
+            Entry::hardlink("usr/bin/tool2", "usr/bin/tool"),
+        ]),
+        // By itself the layer has it at another path.
+        Layer::of([Entry::file("bin/below", "below\n")]),
+        Layer::of([
+            Entry::dir("usr"),
+            Entry::dir("usr/bin"),
+            Entry::whiteout("usr/bin/tool2"),
+            Entry::whiteout("usr/bin/below"),
+        ]),
+    ]);
+    let page = scene.get("browse", "&path=/usr/bin");
+    let links = links(page.text());
+    assert!(page.text().contains("(deleted in L3)"), "{}", page.text());
+    assert!(
+        links
+            .iter()
+            .any(|link| link.contains("tool2") && link.contains("layer=1")),
+        "{links:?}"
+    );
+    for link in links {
+        let answer = scene.serve.get(&link);
+        assert_eq!(answer.status, 200, "{link}: {}", answer.text());
+    }
 }
 
 /// Names and contents that would be markup if they were let.

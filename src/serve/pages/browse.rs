@@ -30,18 +30,40 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
         None => listings::versions(&inspector, query.path(), false).await?,
         Some(_) => listings::entries(&inspector, layer, query.path(), false).await?,
     };
-    let (mut count, mut html, mut is_cut) = (0, String::new(), false);
+    let (mut entries, mut bytes, mut is_cut) = (Vec::new(), 0, false);
     while let Some(entry) = rows.try_next().await? {
-        is_cut = count == ROWS || html.len() > BYTES;
+        is_cut = entries.len() == ROWS || bytes > BYTES;
         if is_cut {
             break;
         }
-        count += 1;
-        html += &row(image, layer, &entry);
+        bytes += entry.path.len() + entry.target.as_ref().map_or(0, Vec::len);
+        entries.push(entry);
     }
+    let (image, path) = (image.to_owned(), path.to_owned());
+    super::made(move || listing(&inspector, &image, &path, layer, &entries, is_cut)).await
+}
+
+/// The page with the first of the entries of a directory, or if not `is_cut` with all of them.
+fn listing(
+    inspector: &Inspector,
+    image: &str,
+    path: &[u8],
+    layer: Option<usize>,
+    entries: &[Entry],
+    is_cut: bool,
+) -> Page {
+    let (mut count, mut html) = (0, String::new());
+    for entry in entries {
+        if html.len() > BYTES {
+            break;
+        }
+        count += 1;
+        html += &row(image, layer, entry);
+    }
+    let is_cut = is_cut || count < entries.len();
     let mut page = Page::about(crate::inspect::escaped(path), image);
     page.put(crumbs(image, path, layer));
-    page.put(layers(&inspector, image, path, layer));
+    page.put(layers(inspector, image, path, layer));
     page.put("<input id=\"filter\" type=\"search\" placeholder=\"Filter these names\" aria-label=\"Filter\" hidden>\n");
     page.put("<div class=\"wide\"><table id=\"entries\">\n<thead><tr><th>Mode<th>Owner<th class=\"number\">Size");
     page.put("<th>Modified (UTC)<th>Name<th>Layer<th></tr></thead>\n<tbody>\n");
@@ -55,7 +77,7 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
             "<p>There is more; these are the first {count}. <code>/ls</code> gives all.</p>\n"
         ));
     }
-    Ok(page)
+    page
 }
 
 /// A path with one slash before it and none behind.

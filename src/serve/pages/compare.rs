@@ -35,11 +35,18 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
     let image = query.text("image")?.unwrap_or_default();
     let left = Beginning::of(&inspector, path, a).await?;
     let right = Beginning::of(&inspector, path, b).await?;
+    let (image, path) = (image.to_owned(), path.to_owned());
+    super::made(move || comparison(&image, &path, (a, &left), (b, &right))).await
+}
 
+/// A side: its layer, or none for the merged image, and what is there.
+type Side<'a> = (Option<usize>, &'a Beginning);
+
+fn comparison(image: &str, path: &[u8], (a, left): Side<'_>, (b, right): Side<'_>) -> Page {
     let mut page = Page::about(crate::inspect::escaped(path), image);
     page.put(crumbs(image, path, None));
     page.put("<div class=\"wide\"><table class=\"compare\">\n<thead><tr>");
-    for (side, version) in [(a, &left), (b, &right)] {
+    for (side, version) in [(a, left), (b, right)] {
         let side = side.map_or("Merged".to_owned(), |layer| format!("Layer {layer}"));
         page.put(format_args!("<th>{side}<br><small>{}</small>", Escaped(version.note())));
     }
@@ -58,7 +65,7 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
         }),
     }
     page.put("</tbody>\n</table></div>\n");
-    Ok(page)
+    page
 }
 
 /// What is on both sides, and what on one.

@@ -83,6 +83,18 @@ fn shown(page: Result<Page, Problem>) -> Response {
     response
 }
 
+/// A page that takes long enough to make that others should not wait for it.
+async fn made(make: impl FnOnce() -> Page + Send + 'static) -> Result<Page, Problem> {
+    let page = tokio::task::spawn_blocking(make).await;
+    page.map_err(|_| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the page could not be made",
+        )
+    })
+}
+
 fn start(request: Request) -> Result<Page, Problem> {
     Query::parse(request.uri().query(), &[])?;
     let mut page = Page::new("Look into an image");

@@ -11,7 +11,7 @@ use super::SHOWN;
 use super::browse::{crumbs, number};
 use super::html::{Escaped, Page, link};
 use crate::index::Kind;
-use crate::inspect::{Content, Event, Follow, InspectError, Inspector};
+use crate::inspect::{Content, Entry, Follow, InspectError, Inspector, mode, time};
 
 /// The beginning of a file, for a page.
 pub(super) struct Beginning {
@@ -60,15 +60,23 @@ impl Beginning {
 }
 
 pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) -> Result<Page, Problem> {
-    let query = Query::parse(request.uri().query(), &["image", "path", "layer"])?;
-    let layer = query.layer("layer")?;
+    let query = Query::parse(request.uri().query(), &["image", "path", "layer", "versions"])?;
+    let (layer, all) = (query.layer("layer")?, query.flag("versions", false)?);
     let path = query.needed("path")?;
     let _answering = server.places.admit()?;
     let inspector = server.image(&query, "image").await?;
     let image = query.text("image")?.unwrap_or_default();
     let file = Beginning::of(&inspector, path, layer).await?;
-    let history = inspector.history(path, false).await?;
+    // They need all layers, and the file may not.
+    let history = match all || inspector.is_complete() {
+        true => Some(inspector.versions(path).await?),
+        false => None,
+    };
+    let (image, path) = (image.to_owned(), path.to_owned());
+    super::made(move || shown(&image, &path, layer, &file, history.as_deref())).await
+}
 
+fn shown(image: &str, path: &[u8], layer: Option<usize>, file: &Beginning, history: Option<&[Entry]>) -> Page {
     let mut page = Page::about(crate::inspect::escaped(path), image);
     page.put(crumbs(image, path, layer));
     let layer = number(layer);
@@ -78,26 +86,37 @@ pub(super) async fn page(State(server): State<Arc<Server>>, request: Request) ->
         Escaped(file.note()),
         link("carve", values)
     ));
-    page.put(versions(image, path, &history));
+    match history {
+        Some(history) => page.put(versions(image, path, history)),
+        None => {
+            let values = [values, &[("versions", b"true")]].concat();
+            let link = link("view", &values);
+            page.put(format_args!(
+                "<p><a href=\"{link}\">Look for its versions in all layers</a></p>\n"
+            ));
+        }
+    }
     match file.text() {
         Some(text) => page.put(format_args!("<pre class=\"file\">{}</pre>\n", Escaped(text))),
         None => page.put("<p>It is not text in UTF-8, so it is not shown.</p>\n"),
     }
-    Ok(page)
+    page
 }
 
-/// What each layer did to the file, with links to its versions, and to two of them side by side.
-fn versions(image: &str, path: &[u8], history: &[Event]) -> String {
+/// The versions of the file, with links to each, and to two of them side by side.
+fn versions(image: &str, path: &[u8], history: &[Entry]) -> String {
     let mut html = String::from("<ul class=\"versions\">\n");
     let mut before: Option<usize> = None;
-    for event in history {
-        let actions: Vec<&str> = event.actions.iter().map(|action| action.words()).collect();
-        let is_file = event.entry.as_ref().filter(|entry| entry.kind == Kind::File);
-        // Of a hard link, the layer with the content may have no such name.
-        let own = is_file.is_some_and(|entry| entry.layer == Some(event.layer));
-        html += &format!("<li>Layer {}: {}", event.layer, actions.join(", "));
-        if own {
-            let this = number(Some(event.layer));
+    // The base first.
+    for entry in history.iter().rev() {
+        let (mode, marks) = (mode(entry.kind, entry.mode), entry.marks());
+        html += &format!(
+            "<li><code>{mode}</code> {} bytes, {}{marks}",
+            entry.size,
+            time(entry.mtime)
+        );
+        if let (Kind::File, Some(layer)) = (entry.kind, entry.found_in) {
+            let this = number(Some(layer));
             let values: &[(&str, &[u8])] = &[("image", image.as_bytes()), ("path", path), ("layer", &this)];
             html += &format!(", <a href=\"{}\">view</a>", link("view", values));
             if let Some(before) = before {
@@ -109,7 +128,7 @@ fn versions(image: &str, path: &[u8], history: &[Event]) -> String {
                     link("compare", values)
                 );
             }
-            before = Some(event.layer);
+            before = Some(layer);
         }
         html += "</li>\n";
     }
