@@ -279,25 +279,34 @@ fn every_file_is_the_same_through_http_the_command_and_the_mount() {
 }
 
 #[test]
-fn every_file_of_a_debian_is_the_same_through_http_and_the_mount() {
+fn every_file_of_a_debian_is_the_same_through_http_the_command_and_the_mount() {
     let asked = Asked::about(fixtures::Served::debian());
     let mount = Mount::of(asked.served.reference())
         .cache(&asked.cache())
         .with(["--no-layers"])
         .start();
     let scene = Scene::with(asked, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let carved = dir.path().join("all");
+    let said = scene
+        .asked
+        .run(&["carve", "IMAGE", "/", "-q", "-o", carved.to_str().unwrap()]);
+    assert_eq!(said.code, 0, "{said:?}");
     let print = ["-type", "f", "-printf", "%P\\0"].map(std::ffi::OsStr::new);
     let found = run("find", &[&[mount.root().as_os_str()], &print[..]].concat());
     let found: Vec<&[u8]> = found.split(|byte| *byte == 0).filter(|path| !path.is_empty()).collect();
     assert!(found.len() > 1000, "{}", found.len());
     std::thread::scope(|scope| {
         for part in found.chunks(found.len().div_ceil(4)) {
-            let (scene, mount) = (&scene, &mount);
+            let (scene, mount, carved) = (&scene, &mount, &carved);
             scope.spawn(move || {
                 for path in part {
-                    let content = std::fs::read(mount.path(std::ffi::OsStr::from_bytes(path))).unwrap();
+                    let name = std::ffi::OsStr::from_bytes(path);
+                    let content = std::fs::read(mount.path(name)).unwrap();
                     let answer = scene.get("carve", &format!("&path={}", encoded(path)));
                     assert!(answer.ok() == content, "{}", path.escape_ascii());
+                    let written = std::fs::read(carved.join(name)).unwrap();
+                    assert!(written == content, "{}", path.escape_ascii());
                 }
             });
         }

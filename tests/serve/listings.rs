@@ -1,6 +1,7 @@
 //! Listings, versions and comparisons: the same as the commands print.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Read;
 
 use super::Scene;
@@ -91,6 +92,72 @@ fn the_names_are_those_that_find_prints_in_the_mount() {
         .map(str::to_owned)
         .collect::<BTreeSet<_>>();
     assert_eq!(listed, found);
+}
+
+#[test]
+fn the_listing_of_a_debian_is_the_same_through_http_the_command_and_the_mount() {
+    let scene = Scene::with(Asked::about(fixtures::Served::debian()), &[]);
+    let mount = Mount::of(scene.asked.served.reference())
+        .cache(&scene.cache())
+        .with(["--no-layers"])
+        .start();
+    let answer = scene.get("ls", "&recursive=true");
+    let entries = answer.json();
+    assert!(answer.ok() == scene.asked.ask("ls IMAGE -R --json").ok());
+    let listed = entries.as_array().unwrap().iter().map(|entry| {
+        let path = entry.get("path_bytes").unwrap_or(&entry["path"]);
+        let size = match entry["type"] == "directory" {
+            // The size of a directory is the file system's business.
+            true => 0,
+            false => entry["size"].as_u64().unwrap(),
+        };
+        let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        let (mode, target) = (text("mode"), text("target"));
+        let (uid, gid) = (&entry["uid"], &entry["gid"]);
+        let time = format!("{}.{:09}", entry["mtime"], entry["mtime_nsec"].as_u64().unwrap());
+        let kind = text("type");
+        format!(
+            "{} {kind} {mode} {uid} {gid} {size} {time} {target}",
+            path.as_str().unwrap()
+        )
+    });
+    let listed: BTreeSet<String> = listed.collect();
+    assert!(listed.len() > 1000, "{}", listed.len());
+    let print = "/%P\\0%y\\0%m\\0%U\\0%G\\0%s\\0%T@\\0%l\\0";
+    let words = ["-mindepth", "1", "-printf", print].map(OsStr::new);
+    let found = run("find", &[&[mount.root().as_os_str()], &words[..]].concat());
+    let fields: Vec<&[u8]> = found.split(|byte| *byte == 0).collect();
+    let found = fields.chunks_exact(8).map(|fields| {
+        let text = |number: usize| match std::str::from_utf8(fields[number]) {
+            Ok(text) => text.to_owned(),
+            Err(_) => fields[number].escape_ascii().to_string(),
+        };
+        let kind = match fields[1] {
+            b"d" => "directory",
+            b"f" => "file",
+            b"l" => "symlink",
+            b"p" => "fifo",
+            b"c" => "char_device",
+            b"b" => "block_device",
+            _ => panic!("{fields:?}"),
+        };
+        let size = if kind == "directory" { "0".to_owned() } else { text(5) };
+        // It prints ten digits behind the point.
+        let time = text(6).trim_end_matches('0').to_owned();
+        let (second, fraction) = time.split_once('.').unwrap();
+        let (path, uid, gid, target) = (text(0), text(3), text(4), text(7));
+        format!(
+            "{path} {kind} {:0>4} {uid} {gid} {size} {second}.{fraction:0<9} {target}",
+            text(2)
+        )
+    });
+    let found: BTreeSet<String> = found.collect();
+    let (only_listed, only_found): (Vec<_>, Vec<_>) =
+        (listed.difference(&found).collect(), found.difference(&listed).collect());
+    assert!(
+        only_listed.is_empty() && only_found.is_empty(),
+        "{only_listed:#?}\n{only_found:#?}"
+    );
 }
 
 #[test]
