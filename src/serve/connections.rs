@@ -182,7 +182,8 @@ mod tests {
     async fn is_answered(stream: &TcpStream) -> bool {
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\nok") {
-            stream.readable().await.unwrap();
+            let readable = tokio::time::timeout(Duration::from_secs(60), stream.readable());
+            readable.await.expect("an answer").unwrap();
             let mut buffer = [0; 1000];
             match stream.try_read(&mut buffer) {
                 Ok(0) => return false,
