@@ -85,7 +85,7 @@ impl Hashes {
 
 /// Who does the hashing of one piece.
 pub(super) enum Hashing {
-    Here(Hashes),
+    Here(Box<Hashes>),
     Beside {
         jobs: SyncSender<Job>,
         thread: JoinHandle<Hashes>,
@@ -96,7 +96,7 @@ impl Hashing {
     /// For a piece of `len` compressed bytes.
     pub(super) fn begin(hashes: Hashes, len: usize) -> Hashing {
         if len < WORTH_A_THREAD {
-            return Hashing::Here(hashes);
+            return Hashing::Here(Box::new(hashes));
         }
         let (jobs, todo) = sync_channel(QUEUE);
         let mut own = hashes.clone();
@@ -109,7 +109,7 @@ impl Hashing {
         // Where no thread is to be had it takes longer.
         match std::thread::Builder::new().name("hashing".into()).spawn(work) {
             Ok(thread) => Hashing::Beside { jobs, thread },
-            Err(_) => Hashing::Here(hashes),
+            Err(_) => Hashing::Here(Box::new(hashes)),
         }
     }
 
@@ -132,7 +132,7 @@ impl Hashing {
     /// Waits for everything to be done.
     pub(super) fn end(self) -> Hashes {
         match self {
-            Hashing::Here(hashes) => hashes,
+            Hashing::Here(hashes) => *hashes,
             Hashing::Beside { jobs, thread } => {
                 drop(jobs);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
