@@ -146,7 +146,12 @@ impl GrowingIndex {
     /// `digest` is the SHA-256 of the blob from [`Checkpoint::read_from`] of the last checkpoint up to
     /// `next.compressed`. The first span is open from the start, at the beginning of the stream.
     pub fn add_checkpoint(&mut self, digest: [u8; 32], next: &Checkpoint) -> Result<(), IndexError> {
-        self.marks.push(digest, Mark::new(next))
+        self.add_mark(digest, Mark::new(next))
+    }
+
+    /// [`GrowingIndex::add_checkpoint`] with a checkpoint whose window is compressed already.
+    pub fn add_mark(&mut self, digest: [u8; 32], next: Mark) -> Result<(), IndexError> {
+        self.marks.push(digest, next)
     }
 
     /// How many spans are closed.

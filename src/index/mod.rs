@@ -57,7 +57,7 @@ pub use member::Member;
 pub(crate) use names::{OPAQUE, WHITEOUT, never_shown};
 pub use partial::{PartialLog, ScanState, Start};
 pub use record::{Pieces, Xattrs};
-pub use spans::Span;
+pub use spans::{Mark, Span};
 pub use tar::TarScanner;
 
 /// The number of an entry in its layer: tar order, implied directories where they first occur.

@@ -24,17 +24,18 @@ pub struct Span {
 
 /// A checkpoint as it is kept, with the digest of the span that it begins once that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub compressed: u64,
-    pub bits: u8,
-    pub decompressed: u64,
+pub struct Mark {
+    pub(super) compressed: u64,
+    pub(super) bits: u8,
+    pub(super) decompressed: u64,
     /// The window as [`pack`] made it.
-    pub window: Box<[u8]>,
+    pub(super) window: Box<[u8]>,
     /// SHA-256 of the compressed bytes up to the next checkpoint.
-    pub digest: Option<[u8; 32]>,
+    pub(super) digest: Option<[u8; 32]>,
 }
 
 impl Mark {
+    /// Compresses the window of `at`, which takes some 0.1 ms.
     pub fn new(at: &Checkpoint) -> Mark {
         Mark {
             compressed: at.compressed,
@@ -45,7 +46,7 @@ impl Mark {
         }
     }
 
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
+    pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
         Some(Checkpoint {
             compressed: self.compressed,
             bits: self.bits,
@@ -54,7 +55,7 @@ impl Mark {
         })
     }
 
-    pub fn read_from(&self) -> u64 {
+    pub(super) fn read_from(&self) -> u64 {
         self.compressed.saturating_sub(u64::from(self.bits != 0))
     }
 }

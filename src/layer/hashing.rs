@@ -1,18 +1,21 @@
 //! The digests of a layer that is being scanned, made beside the scan.
 //!
-//! Hashing takes half as long as inflating. So a piece that is worth it has what was read and what became of it hashed on
-//! a thread of its own, in order, while the scan goes on; only a checkpoint waits for it, as it is kept together with
-//! the state of the digests.
+//! Hashing, and compressing the windows, takes more than half as long as inflating. So a piece that is worth it has that
+//! done on a thread of its own, in order, while the scan goes on; only a checkpoint waits for it, as it is kept together
+//! with the state of the digests.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
 use crate::digest::{Digest, Hasher};
+use crate::index::Mark;
+use crate::stream::Checkpoint;
 
 /// Pieces of output that may wait to be hashed: they are memory.
-const QUEUE: usize = 4;
+const QUEUE: usize = 8;
 
 /// From so many compressed bytes on a piece is worth a thread.
 const WORTH_A_THREAD: usize = 128 << 10;
@@ -33,13 +36,19 @@ pub(super) enum Job {
     /// Compressed bytes, of which the blob's digest has the first `known` already.
     Compressed { bytes: Bytes, known: usize },
     /// What was decompressed.
-    Decompressed(Bytes),
-    /// The open span ends here. The next begins with the last byte of this one, if that is shared between them.
-    Close { shared: Option<u8>, closed: Sender<Closed> },
+    Decompressed(Arc<Vec<u8>>),
+    /// The open span ends at `next`. The next begins with `shared`, the last byte of this one, if they share it.
+    Close {
+        next: Box<Checkpoint>,
+        shared: Option<u8>,
+        closed: Sender<Closed>,
+    },
 }
 
 /// The digests where a span ends.
 pub(super) struct Closed {
+    /// Where that is.
+    pub next: Mark,
     /// Of the span.
     pub span: [u8; 32],
     /// [`Hasher::save`] of the blob's.
@@ -70,14 +79,20 @@ impl Hashes {
                 self.blob.update(bytes.get(known..).unwrap_or_default());
             }
             Job::Decompressed(bytes) => self.stream.update(&bytes),
-            Job::Close { shared, closed } => {
+            Job::Close { next, shared, closed } => {
+                let next = Mark::new(&next);
                 let span = self.close_span();
                 if let Some(byte) = shared {
                     self.span.update(&[byte]);
                 }
                 let (blob, stream) = (self.blob.save(), self.stream.save());
                 // Whoever no longer wants it has met an error.
-                let _ = closed.send(Closed { span, blob, stream });
+                let _ = closed.send(Closed {
+                    next,
+                    span,
+                    blob,
+                    stream,
+                });
             }
         }
     }
@@ -122,10 +137,11 @@ impl Hashing {
         }
     }
 
-    /// Ends the open span; what is given tells its digest when all before it is hashed.
-    pub(super) fn close(&mut self, shared: Option<u8>) -> Receiver<Closed> {
+    /// Ends the open span at `next`; what is given tells its digest when all before it is hashed.
+    pub(super) fn close(&mut self, next: Checkpoint, shared: Option<u8>) -> Receiver<Closed> {
         let (closed, told) = channel();
-        self.give(Job::Close { shared, closed });
+        let next = Box::new(next);
+        self.give(Job::Close { next, shared, closed });
         told
     }
 
@@ -167,9 +183,13 @@ mod tests {
                     bytes: bytes.clone(),
                     known,
                 });
-                hashing.give(Job::Decompressed(bytes));
-                let at = hashing.close(piece.last().copied()).recv().unwrap();
-                closed.push((at.span, at.blob, at.stream));
+                hashing.give(Job::Decompressed(Arc::new(piece.to_vec())));
+                let next = Checkpoint {
+                    window: piece.into(),
+                    ..Checkpoint::start()
+                };
+                let at = hashing.close(next, piece.last().copied()).recv().unwrap();
+                closed.push((at.span, at.next, at.blob, at.stream));
             }
             let hashes = hashing.end();
             (closed, hashes.blob.finish(), hashes.stream.finish())

@@ -29,7 +29,7 @@ pub enum Want {
 pub(super) struct Desk {
     questions: Vec<Asked>,
     running: bool,
-    scan: Option<Box<Scan>>,
+    scan: Option<Scan>,
 }
 
 #[derive(Debug)]
@@ -192,7 +192,7 @@ impl Layer {
     }
 
     /// What the open questions want, or `None` if they want nothing any more: then the scan rests on the desk.
-    pub(super) fn demand(&self, scan: Box<Scan>) -> Option<(Box<Scan>, Want)> {
+    pub(super) fn demand(&self, scan: Scan) -> Option<(Scan, Want)> {
         let mut desk = self.desk.lock();
         desk.questions.retain(|asked| !asked.question.abandoned());
         let is_wanted = |want| desk.questions.iter().any(|asked| asked.want == want);
@@ -223,7 +223,7 @@ impl Layer {
     }
 
     /// Tells all readers that the scan cannot go on, and lets it rest. The next question tries again.
-    pub(super) fn give_up(&self, scan: Option<Box<Scan>>, error: &Arc<LayerError>) {
+    pub(super) fn give_up(&self, scan: Option<Scan>, error: &Arc<LayerError>) {
         let mut desk = self.desk.lock();
         for mut asked in desk.questions.drain(..) {
             asked.question.fail(error);

@@ -3,6 +3,7 @@
 //! A scan runs as a task while there are questions and rests on the desk otherwise. It can be taken up again by
 //! another process: every checkpoint is logged together with what has been indexed and hashed up to there.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,14 +22,17 @@ use super::{Growing, Layer, LayerEvent, State, UnreadableStream, index_path, ope
 use crate::blob::Sequential;
 use crate::digest::{Digest, Hasher};
 use crate::index::{Entries as _, LayerFacts, LayerIndex, PartialLog, ScanState, Start, TarScanner};
-use crate::stream::{Checkpoint, Compression, Decoder, Status};
+use crate::stream::{Compression, Decoder, Status};
 
 /// Distance of checkpoints in the decompressed stream. 1 MiB costs 3 to 7 % over plain inflate and an index of 3 % of
 /// the compressed size; whoever reads anything then inflates 1 MiB, 1.2 ms.
 const SPAN: u64 = 1 << 20;
 
 /// How much is decompressed before it is parsed and the questions are put again.
-const ROOM: usize = 256 << 10;
+const ROOM: usize = 128 << 10;
+
+/// Room for the bytes of a span: it ends with the first block that does behind its distance.
+const TAIL: usize = SPAN as usize + ROOM;
 
 /// Bytes that tell the compression.
 const MAGIC: usize = 8;
@@ -36,6 +40,13 @@ const MAGIC: usize = 8;
 /// Everything a scan needs to go on.
 pub(super) struct Scan {
     input: Sequential,
+    /// What of it has been read ahead.
+    ahead: Option<Bytes>,
+    work: Box<Work>,
+}
+
+/// The part of it that works on what was read.
+struct Work {
     /// Fetched, not yet decompressed.
     piece: Bytes,
     /// Offset in the blob of the first byte of `piece`.
@@ -54,13 +65,14 @@ pub(super) struct Scan {
 /// A span that has ended, while its digest is being made.
 struct Closing {
     compression: Compression,
-    at: Checkpoint,
+    /// Where, in the blob and in the stream.
+    at: (u64, u64),
     digests: Receiver<Closed>,
 }
 
 impl fmt::Debug for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a scan at {}", self.position)
+        write!(f, "a scan at {}", self.work.position)
     }
 }
 
@@ -77,7 +89,7 @@ impl Layer {
     }
 
     /// Goes on with `scan`, or begins one, until no question is left or the layer is complete.
-    pub(super) async fn run_scan(self: Arc<Self>, scan: Option<Box<Scan>>) {
+    pub(super) async fn run_scan(self: Arc<Self>, scan: Option<Scan>) {
         let mut scan = match scan {
             Some(scan) => scan,
             None => match self.begin().await {
@@ -94,31 +106,52 @@ impl Layer {
                     None => return,
                 },
             };
-            scan = next;
-            let piece = match scan.input.next(want == Want::Little).await {
-                Ok(piece) => piece,
-                Err(cause) => return self.give_up(Some(scan), &self.blob_error(cause)),
+            let Scan {
+                mut input,
+                ahead,
+                mut work,
+            } = next;
+            let economical = want == Want::Little;
+            let piece = match ahead {
+                Some(piece) => Some(piece),
+                None => match input.next(economical).await {
+                    Ok(piece) => piece,
+                    Err(cause) => {
+                        let ahead = None;
+                        return self.give_up(Some(Scan { input, ahead, work }), &self.blob_error(cause));
+                    }
+                },
             };
             // Only this permit bounds how many cores inflate at once; the semaphore is never closed.
             let Ok(permit) = self.workshop.cpu.clone().acquire_owned().await else {
                 return;
             };
             let layer = self.clone();
-            let step = tokio::task::spawn_blocking(move || {
+            let mut step = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 let done = match piece {
-                    Some(piece) => scan.take_in(&layer, piece).map(|()| false),
-                    None => scan.complete(&layer).map(|()| true),
+                    Some(piece) => work.take_in(&layer, piece).map(|()| false),
+                    None => work.complete(&layer).map(|()| true),
                 };
-                (scan, done)
+                (work, done)
             });
-            match step.await {
-                Ok((next, Ok(false))) => scan = next,
+            let mut ahead = None;
+            let done = tokio::select! {
+                biased;
+                done = &mut step => done,
+                // An error is met again when the piece is needed.
+                piece = input.next(false), if !economical => {
+                    ahead = piece.ok().flatten();
+                    step.await
+                }
+            };
+            match done {
+                Ok((work, Ok(false))) => scan = Scan { input, ahead, work },
                 Ok((_, Ok(true))) => {
                     self.finish();
                     return self.workshop.tell(LayerEvent::Complete(self.number));
                 }
-                Ok((failed, Err(UnreadableStream(reason)))) => match self.begin_again(*failed, &reason).await {
+                Ok((failed, Err(UnreadableStream(reason)))) => match self.begin_again(failed, &reason).await {
                     Some(fresh) => scan = fresh,
                     None => return,
                 },
@@ -128,7 +161,7 @@ impl Layer {
     }
 
     /// Takes up what an earlier process left, or starts at the front. None if there turns out to be nothing to do.
-    async fn begin(self: &Arc<Self>) -> Option<Box<Scan>> {
+    async fn begin(self: &Arc<Self>) -> Option<Scan> {
         let layer = self.clone();
         match tokio::task::spawn_blocking(move || layer.begin_blocking()).await {
             Ok(Some(scan)) => {
@@ -146,7 +179,7 @@ impl Layer {
         }
     }
 
-    fn begin_blocking(self: &Arc<Self>) -> Option<Box<Scan>> {
+    fn begin_blocking(self: &Arc<Self>) -> Option<Scan> {
         let digest = self.descriptor.digest;
         // Another daemon may have finished it since this one looked.
         if let Some(index) = self.index_dir.as_deref().and_then(|dir| open_index(dir, &digest)) {
@@ -165,8 +198,8 @@ impl Layer {
             None if start.state.is_some() => (None, Start::fresh()),
             None => (None, start),
         };
-        let mut scan = Scan {
-            input: self.blob.sequential(0),
+        let mut input = self.blob.sequential(0);
+        let mut work = Box::new(Work {
             piece: Bytes::new(),
             position: 0,
             decoder: None,
@@ -176,7 +209,7 @@ impl Layer {
             last_byte: 0,
             last_checkpoint: 0,
             log,
-        };
+        });
         let mut growing = Growing {
             index: start.index,
             ..Growing::default()
@@ -187,57 +220,58 @@ impl Layer {
                 "layer {}: going on with an earlier scan at {megabytes:.1} MB",
                 self.number
             );
-            scan.input = self.blob.sequential(at.read_from());
-            scan.position = at.read_from();
-            scan.hashes = taken_up.hashes;
-            scan.hashed = at.compressed;
-            scan.last_checkpoint = at.decompressed;
+            input = self.blob.sequential(at.read_from());
+            work.position = at.read_from();
+            work.hashes = taken_up.hashes;
+            work.hashed = at.compressed;
+            work.last_checkpoint = at.decompressed;
             growing.compression = Some(taken_up.compression);
             growing.compressed = at.read_from();
             growing.tail_start = at.decompressed;
-            scan.decoder = Some((taken_up.compression, taken_up.decoder));
+            work.decoder = Some((taken_up.compression, taken_up.decoder));
         }
         *self.state.write() = State::Growing(Box::new(growing));
-        Some(Box::new(scan))
+        let ahead = None;
+        Some(Scan { input, ahead, work })
     }
 
-    /// After `scan` met bytes that are not the layer's: one that has them from another host, if there is one and nothing
+    /// After a scan met bytes that are not the layer's: one that has them from another host, if there is one and nothing
     /// of the layer has been shown to anybody. What was shown cannot be taken back, and then the layer has failed.
-    async fn begin_again(self: &Arc<Self>, scan: Scan, reason: &str) -> Option<Box<Scan>> {
+    async fn begin_again(self: &Arc<Self>, work: Box<Work>, reason: &str) -> Option<Scan> {
         let shown = match &*self.state.read() {
             // An implied root is all there is at first.
             State::Growing(growing) => !self.workshop.verify_first && growing.index.len() > 1,
             State::Complete(_) | State::Failed(_) => true,
         };
         if !self.blob.distrust() || shown {
-            self.fail(scan, reason).await;
+            self.fail(work, reason).await;
             return None;
         }
         tracing::warn!("layer {}: {reason}; it is fetched anew from another host", self.number);
-        self.drop_all(scan).await;
+        self.drop_all(work).await;
         self.begin().await
     }
 
     /// Drops everything that came of the layer's bytes.
-    async fn drop_all(&self, scan: Scan) {
+    async fn drop_all(&self, work: Box<Work>) {
         self.workshop.spans.forget(self.key);
-        let _ = tokio::task::spawn_blocking(move || scan.log.remove()).await;
+        let _ = tokio::task::spawn_blocking(move || work.log.remove()).await;
         self.blob.forget();
         self.decoded.forget();
     }
 
     /// Marks the layer as corrupt and drops everything that came of its bytes.
-    async fn fail(self: &Arc<Self>, scan: Scan, reason: &str) {
+    async fn fail(self: &Arc<Self>, work: Box<Work>, reason: &str) {
         let error = self.corrupt(reason);
         tracing::error!("{error}");
         *self.state.write() = State::Failed(error.clone());
-        self.drop_all(scan).await;
+        self.drop_all(work).await;
         self.give_up(None, &error);
         self.workshop.tell(LayerEvent::Failed(self.number));
     }
 }
 
-impl Scan {
+impl Work {
     /// Decompresses, parses and hashes `piece`, the next of the blob.
     fn take_in(&mut self, layer: &Layer, piece: Bytes) -> Result<(), UnreadableStream> {
         self.piece = match self.piece.is_empty() {
@@ -287,18 +321,18 @@ impl Scan {
 
     fn drain_into(&mut self, layer: &Layer, hashing: &mut Hashing) -> Result<(), UnreadableStream> {
         let mut closing: Option<Closing> = None;
+        // What was decompressed, some of which may be being hashed yet.
+        let mut buffers = VecDeque::new();
         while let Some((compression, decoder)) = &mut self.decoder {
             // Up to where a checkpoint is due inflate runs freely; only then is it asked to stop at block boundaries.
-            let last_checkpoint = closing
-                .as_ref()
-                .map_or(self.last_checkpoint, |closing| closing.at.decompressed);
+            let last_checkpoint = closing.as_ref().map_or(self.last_checkpoint, |closing| closing.at.1);
             let left = (last_checkpoint + SPAN).saturating_sub(decoder.decompressed());
             let room = if left == 0 {
                 ROOM
             } else {
                 ROOM.min(usize::try_from(left).unwrap_or(ROOM))
             };
-            let mut out = Vec::with_capacity(room);
+            let mut out = free_buffer(&mut buffers);
             let decoded = decoder
                 .decode(&self.piece, &mut out, room, left == 0)
                 .map_err(|error| UnreadableStream::from(&error))?;
@@ -314,13 +348,15 @@ impl Scan {
             self.consume(decoded.consumed, hashing);
             let scanned = &layer.workshop.scanned;
             scanned.fetch_add(decoded.consumed as u64, Ordering::Relaxed);
-            self.index_output(layer, out.into(), hashing)?;
+            let out = Arc::new(out);
+            self.index_output(layer, &out, hashing)?;
+            buffers.push_back(out);
             if let Some((compression, at)) = checkpoint {
                 let shared = (at.bits != 0).then_some(self.last_byte);
                 closing = Some(Closing {
                     compression,
-                    at,
-                    digests: hashing.close(shared),
+                    at: (at.compressed, at.decompressed),
+                    digests: hashing.close(at, shared),
                 });
             }
             layer.answer();
@@ -348,7 +384,12 @@ impl Scan {
     }
 
     /// Parses what has just been decompressed, and has it hashed.
-    fn index_output(&mut self, layer: &Layer, out: Bytes, hashing: &mut Hashing) -> Result<(), UnreadableStream> {
+    fn index_output(
+        &mut self,
+        layer: &Layer,
+        out: &Arc<Vec<u8>>,
+        hashing: &mut Hashing,
+    ) -> Result<(), UnreadableStream> {
         hashing.give(Job::Decompressed(out.clone()));
         let mut state = layer.state.write();
         let State::Growing(growing) = &mut *state else {
@@ -356,9 +397,12 @@ impl Scan {
         };
         growing.compressed = self.position;
         self.scanner
-            .feed(&out, &mut growing.index)
+            .feed(out, &mut growing.index)
             .map_err(|error| UnreadableStream::from(&error))?;
-        growing.tail.extend_from_slice(&out);
+        if growing.tail.is_empty() {
+            growing.tail.reserve(TAIL.max(out.len()));
+        }
+        growing.tail.extend_from_slice(out);
         let long = growing.tail_start > self.last_checkpoint || growing.tail.len() as u64 > LONG_SPAN;
         let pieces = if long { whole_pieces(growing) } else { Vec::new() };
         let warnings = growing.index.drain_warnings();
@@ -397,15 +441,16 @@ impl Scan {
             other: vec![compression as u8],
         };
         let (log, next_group) = (&mut self.log, self.scanner.next_group());
-        shelve(layer, at.compressed, at.decompressed, |growing| {
+        let (compressed, decompressed) = at;
+        shelve(layer, compressed, decompressed, |growing| {
             growing
                 .index
-                .add_checkpoint(closed.span, &at)
+                .add_mark(closed.span, closed.next)
                 .map_err(|error| UnreadableStream::from(&error))?;
             log.append(&mut growing.index, next_group, &state);
             Ok(())
         })?;
-        self.last_checkpoint = at.decompressed;
+        self.last_checkpoint = decompressed;
         Ok(())
     }
 
@@ -493,6 +538,22 @@ fn shelve(
         layer.workshop.spans.insert(layer.key, start, tail.into());
     }
     close(growing)
+}
+
+/// An empty buffer, if possible one that was used before.
+fn free_buffer(buffers: &mut VecDeque<Arc<Vec<u8>>>) -> Vec<u8> {
+    match buffers.pop_front().map(Arc::try_unwrap) {
+        Some(Ok(mut free)) => {
+            free.clear();
+            free
+        }
+        // It is being hashed, and so are those behind it.
+        Some(Err(busy)) => {
+            buffers.push_front(busy);
+            Vec::with_capacity(ROOM)
+        }
+        None => Vec::with_capacity(ROOM),
+    }
 }
 
 /// Keeps some of a long span's bytes in the store, for readers who come later. Called from a thread that may block.
