@@ -33,10 +33,12 @@ pub(super) struct Hashes {
 
 /// What there is to hash, in order.
 pub(super) enum Job {
-    /// Compressed bytes, of which the blob's digest has the first `known` already.
-    Compressed { bytes: Bytes, known: usize },
-    /// What was decompressed.
-    Decompressed(Arc<Vec<u8>>),
+    /// Compressed bytes, of which the blob's digest has the first `known` already, and what became of them.
+    Decoded {
+        compressed: Bytes,
+        known: usize,
+        decompressed: Arc<Vec<u8>>,
+    },
     /// The open span ends at `next`. The next begins with `shared`, the last byte of this one, if they share it.
     Close {
         next: Box<Checkpoint>,
@@ -74,11 +76,15 @@ impl Hashes {
 
     fn work(&mut self, job: Job) {
         match job {
-            Job::Compressed { bytes, known } => {
-                self.span.update(&bytes);
-                self.blob.update(bytes.get(known..).unwrap_or_default());
+            Job::Decoded {
+                compressed,
+                known,
+                decompressed,
+            } => {
+                self.span.update(&compressed);
+                self.blob.update(compressed.get(known..).unwrap_or_default());
+                self.stream.update(&decompressed);
             }
-            Job::Decompressed(bytes) => self.stream.update(&bytes),
             Job::Close { next, shared, closed } => {
                 let next = Mark::new(&next);
                 let span = self.close_span();
@@ -177,13 +183,11 @@ mod tests {
             assert_eq!(matches!(hashing, Hashing::Here(_)), len == 0);
             let mut closed = Vec::new();
             for piece in text.chunks(30_000) {
-                let bytes = text.slice_ref(piece);
-                let known = 7;
-                hashing.give(Job::Compressed {
-                    bytes: bytes.clone(),
-                    known,
+                hashing.give(Job::Decoded {
+                    compressed: text.slice_ref(piece),
+                    known: 7,
+                    decompressed: Arc::new(piece.to_vec()),
                 });
-                hashing.give(Job::Decompressed(Arc::new(piece.to_vec())));
                 let next = Checkpoint {
                     window: piece.into(),
                     ..Checkpoint::start()

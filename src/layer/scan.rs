@@ -345,11 +345,16 @@ impl Work {
             if let Some(closing) = closing.take() {
                 self.close_span(layer, closing)?;
             }
-            self.consume(decoded.consumed, hashing);
+            let (compressed, known) = self.consume(decoded.consumed);
             let scanned = &layer.workshop.scanned;
             scanned.fetch_add(decoded.consumed as u64, Ordering::Relaxed);
             let out = Arc::new(out);
-            self.index_output(layer, &out, hashing)?;
+            hashing.give(Job::Decoded {
+                compressed,
+                known,
+                decompressed: out.clone(),
+            });
+            self.index_output(layer, &out)?;
             buffers.push_back(out);
             if let Some((compression, at)) = checkpoint {
                 let shared = (at.bits != 0).then_some(self.last_byte);
@@ -371,26 +376,19 @@ impl Work {
         }
     }
 
-    /// Has the next `len` bytes of `piece` hashed, and lets go of them.
-    fn consume(&mut self, len: usize, hashing: &mut Hashing) {
+    /// The next `len` bytes of `piece`, of which it lets go, and how many of them the blob's digest has already.
+    fn consume(&mut self, len: usize) -> (Bytes, usize) {
         let bytes = self.piece.split_to(len.min(self.piece.len()));
-        let Some(last) = bytes.last() else { return };
-        self.last_byte = *last;
+        self.last_byte = bytes.last().copied().unwrap_or(self.last_byte);
         // A resumed scan reads the byte that its checkpoint lies in once more.
         let known = usize::try_from(self.hashed.saturating_sub(self.position)).unwrap_or(usize::MAX);
         self.position += bytes.len() as u64;
         self.hashed = self.hashed.max(self.position);
-        hashing.give(Job::Compressed { bytes, known });
+        (bytes, known)
     }
 
-    /// Parses what has just been decompressed, and has it hashed.
-    fn index_output(
-        &mut self,
-        layer: &Layer,
-        out: &Arc<Vec<u8>>,
-        hashing: &mut Hashing,
-    ) -> Result<(), UnreadableStream> {
-        hashing.give(Job::Decompressed(out.clone()));
+    /// Parses what has just been decompressed.
+    fn index_output(&mut self, layer: &Layer, out: &[u8]) -> Result<(), UnreadableStream> {
         let mut state = layer.state.write();
         let State::Growing(growing) = &mut *state else {
             return Ok(());
