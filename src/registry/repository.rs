@@ -409,7 +409,11 @@ impl Repository {
             if Instant::now() + wait >= deadline {
                 return Err(error);
             }
-            tracing::debug!("{error}; trying again in {wait:?}");
+            // Whoever waits is told why, once.
+            match last {
+                None => tracing::info!("{error}; trying again for up to {:?}", self.endpoint.timeout),
+                Some(_) => tracing::debug!("{error}; trying again in {wait:?}"),
+            }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(Duration::from_secs(5));
             last = Some(error);
