@@ -411,7 +411,7 @@ impl Repository {
             }
             // Whoever waits is told why, once.
             match last {
-                None => tracing::info!("{error}; trying again for up to {:?}", self.endpoint.timeout),
+                None => tracing::warn!("{error}; trying again for up to {:?}", self.endpoint.timeout),
                 Some(_) => tracing::debug!("{error}; trying again in {wait:?}"),
             }
             tokio::time::sleep(wait).await;
