@@ -350,6 +350,9 @@ impl Model {
                 links.insert(happened, target);
                 let was = |other: &Event| other.own == event.own || under(&other.own, &event.own);
                 self.unclear |= target.is_none() && own.events[..happened].iter().any(was);
+                // Extraction makes a directory where it is declared; here it is made where a whiteout is below it, before.
+                let in_the_way = matches!(by_itself, Some(OwnIs::Link)) && own.is_directory(to);
+                self.unclear |= target.is_none() && in_the_way;
             }
             let Some(place) = self.place(&disk, parents) else {
                 continue;

@@ -396,6 +396,20 @@ fn a_hard_link_to_a_hard_link_to_nothing_is_to_what_lies_below() {
 }
 
 #[test]
+fn a_hard_link_to_what_whiteouts_are_below_is_to_what_lies_below() {
+    let upper = tar()
+        .file("b/c/d/.wh..wh..opq", "")
+        .link(b'1', "a", "b")
+        .file(".wh..wh..opq", "")
+        .dir("b/c");
+    Case::of([tar().link(b'2', "b", "x").end(), upper.end()])
+        .root(["a l -> x x2", "b d", "b/c d"])
+        .differs(GnuTar, "its target is in another layer")
+        .differs(BsdTar, "its target is in another layer")
+        .check();
+}
+
+#[test]
 fn the_last_entry_of_a_directory_counts_by_whatever_way() {
     let mode = |mode: u32| move |block: &mut [u8]| octal(block, MODE, mode.into());
     let upper = tar()
