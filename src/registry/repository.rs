@@ -409,10 +409,11 @@ impl Repository {
             if Instant::now() + wait >= deadline {
                 return Err(error);
             }
-            // Whoever waits is told why, once.
-            match last {
-                None => tracing::warn!("{error}; trying again for up to {:?}", self.endpoint.timeout),
-                Some(_) => tracing::debug!("{error}; trying again in {wait:?}"),
+            // Whoever waits is told why, once; that a host is asked too often is told where it says so.
+            if last.is_none() && !error.is_throttled() {
+                tracing::warn!("{error}; trying again for up to {:?}", self.endpoint.timeout);
+            } else {
+                tracing::debug!("{error}; trying again in {wait:?}");
             }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(Duration::from_secs(5));
