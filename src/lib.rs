@@ -21,7 +21,7 @@
 //! | 1 | [`blob`] | any range of a blob, each byte fetched once; the store on disk |
 //! | 0 | [`image`], [`registry`] | references, manifests, platforms; the distribution protocol; layouts and archives |
 //!
-//! [`digest`] and [`range`] are the two words that every floor uses.
+//! [`digest`] and [`range`] are the two words that every floor uses, and the larger ones share their buffers.
 //!
 //! # Words
 //!
@@ -36,6 +36,7 @@
 #![deny(unsafe_code)]
 
 pub mod blob;
+mod buffers;
 mod cache_dir;
 pub mod cli;
 pub mod digest;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,11 +12,12 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
+use crate::buffers::{self, join};
 use crate::digest::Digest;
 use crate::image::source::{BlobOrigin, BlobSource};
 use crate::range::ByteRange;
 
-use super::extents::{ExtentKind, Extents, Look, join};
+use super::extents::{ExtentKind, Extents, Look};
 use super::fetch::Fetch;
 use super::flights::{Arrival, Flights, Located};
 use super::lock;
@@ -263,9 +265,9 @@ impl Blob {
         }
         let file = Arc::clone(file);
         let read = spawn_blocking(move || {
-            let mut bytes = vec![0; in_file.len() as usize];
+            let mut bytes = buffers::of_len(in_file.len() as usize).map_err(io::Error::other)?;
             file.read_exact_at(&mut bytes, in_file.start())
-                .map(|()| Bytes::from(bytes))
+                .map(|()| buffers::freeze(bytes))
         });
         match read.await {
             Ok(Ok(bytes)) => Ok(bytes),

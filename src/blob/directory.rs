@@ -1,7 +1,7 @@
 //! The directory of one digest's extents: all that blocks the thread, and hence runs on one that may be blocked.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -109,13 +109,8 @@ impl Extents {
         if lock(&self.state).forgetting > 0 || !self.store.make_room(name.file_len()) {
             return Written::NoRoom;
         }
-        let mut content = header.encode();
-        content.reserve_exact(range.len() as usize);
-        for part in parts {
-            content.extend_from_slice(part);
-        }
         let temporary = dir.join(self.store.temporary_name());
-        if let Err(error) = write_new(dir, &temporary, &content) {
+        if let Err(error) = write_new(dir, &temporary, header, parts) {
             let _ = fs::remove_file(&temporary);
             return Written::Failed(error);
         }
@@ -199,9 +194,9 @@ fn read_and_touch(path: &Path, name: ExtentName, digest: &Digest, wanted: ByteRa
     Ok(bytes)
 }
 
-fn write_new(dir: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_new(dir: &Path, path: &Path, header: &ExtentHeader, parts: &[Bytes]) -> io::Result<()> {
     let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file: File = match create() {
+    let file: File = match create() {
         // New, or emptied and removed by an eviction just now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_private_dir(dir)?;
@@ -209,5 +204,9 @@ fn write_new(dir: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
         }
         other => other?,
     };
-    file.write_all(content)
+    // What comes from the network may be many small parts.
+    let mut file = BufWriter::with_capacity(64 << 10, file);
+    file.write_all(&header.encode())?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.flush()
 }

@@ -27,6 +27,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use crate::buffers;
 use crate::digest::Digest;
 use crate::range::ByteRange;
 use crate::regular_file;
@@ -243,11 +244,11 @@ pub(super) fn read_part(
     let to = wanted.end().saturating_sub(name.start).min(name.len);
     let first = from / BLOCK;
     let aligned = ByteRange::new(first * BLOCK, to.div_ceil(BLOCK).saturating_mul(BLOCK).min(name.len));
-    let mut bytes = vec![0; aligned.len() as usize];
+    let mut bytes = buffers::of_len(aligned.len() as usize).map_err(io::Error::other)?;
     file.read_exact_at(&mut bytes, header_len as u64 + aligned.start())?;
     header.check(first as usize, &bytes)?;
     let within = (from - aligned.start()) as usize..(to - aligned.start()) as usize;
-    Ok(Bytes::from(bytes).slice(within))
+    Ok(buffers::freeze(bytes).slice(within))
 }
 
 /// Whether the file at `path` is the extent that its name says, whole and undamaged; none if it cannot be read.

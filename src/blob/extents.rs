@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
+use crate::buffers::join;
 use crate::digest::Digest;
 use crate::range::ByteRange;
 
@@ -370,15 +371,6 @@ impl Drop for Pin {
     fn drop(&mut self) {
         let mut state = lock(&self.extents.state);
         state.pins.retain(|(number, _)| *number != self.number);
-    }
-}
-
-/// The parts one after another; without a copy if there is only one.
-pub(super) fn join(mut parts: Vec<Bytes>) -> Bytes {
-    match parts.len() {
-        0 => Bytes::new(),
-        1 => parts.swap_remove(0),
-        _ => Bytes::from(parts.concat()),
     }
 }
 

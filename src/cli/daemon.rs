@@ -19,14 +19,14 @@ const READY: &str = "peelfs: mounted";
 /// Tells a process that it is the daemon.
 const MARK: &str = "PEELFS_DAEMON";
 
-/// How the allocator is set; glibc reads this only when a process starts. Two dozen threads pass spans of 1 MiB around.
-/// With an arena for each thread, none of which gives back what the others freed, the daemon took 143 MB while a file of
-/// 600 MB was read; with two arenas, 88 to 96. With spans in mappings of their own it took 58, but a third of all time to
-/// have the kernel clear pages; with spans in the arenas, which give back what lies free at their end in large steps, 77.
+/// How the allocator is set; glibc reads this only when a process starts. An arena for each of two dozen threads, none of
+/// which gives back what the others freed, is much more memory than is in use, and so are arenas with large blocks in them,
+/// for which glibc raises its threshold unless it is set. What is below it, and comes often, is what hyper reads into:
+/// 412 KiB, which in a mapping of its own is cleared by the kernel each time.
 const ALLOCATOR: [(&str, &str); 4] = [
     ("MALLOC_ARENA_MAX", "2"),
-    ("MALLOC_MMAP_THRESHOLD_", "2097152"),
-    ("MALLOC_TRIM_THRESHOLD_", "16777216"),
+    ("MALLOC_MMAP_THRESHOLD_", "524288"),
+    ("MALLOC_TRIM_THRESHOLD_", "2097152"),
     ("MALLOC_TOP_PAD_", "1048576"),
 ];
 

@@ -2,6 +2,9 @@
 //!
 //! Windows are kept zstd-compressed, in memory and on disk: a third of their size.
 
+use parking_lot::Mutex;
+use zstd::bulk::Compressor;
+
 use crate::range::ByteRange;
 use crate::stream::Checkpoint;
 
@@ -35,7 +38,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Compresses the window of `at`, which takes some 0.1 ms.
+    /// Compresses the window of `at`, which takes a while.
     pub fn new(at: &Checkpoint) -> Mark {
         Mark {
             compressed: at.compressed,
@@ -65,7 +68,16 @@ fn pack(window: &[u8]) -> Box<[u8]> {
     if window.is_empty() {
         return Box::default();
     }
-    let packed = match zstd::bulk::compress(window, ZSTD_LEVEL) {
+    // Its tables are some 500 KiB, which to get and to clear takes as long as to use them.
+    static IDLE: Mutex<Option<Compressor<'static>>> = Mutex::new(None);
+    let idle = IDLE.lock().take();
+    let compressor = idle.map_or_else(|| Compressor::new(ZSTD_LEVEL), Ok);
+    let packed = compressor.and_then(|mut compressor| {
+        let packed = compressor.compress(window);
+        *IDLE.lock() = Some(compressor);
+        packed
+    });
+    let packed = match packed {
         Ok(packed) if packed.len() < window.len() => [&[1], packed.as_slice()].concat(),
         _ => [&[0], window].concat(),
     };

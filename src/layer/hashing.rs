@@ -4,7 +4,6 @@
 //! done on a thread of its own, in order, while the scan goes on; only a checkpoint waits for it, as it is kept together
 //! with the state of the digests.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
@@ -37,7 +36,7 @@ pub(super) enum Job {
     Decoded {
         compressed: Bytes,
         known: usize,
-        decompressed: Arc<Vec<u8>>,
+        decompressed: Bytes,
     },
     /// The open span ends at `next`. The next begins with `shared`, the last byte of this one, if they share it.
     Close {
@@ -186,7 +185,7 @@ mod tests {
                 hashing.give(Job::Decoded {
                     compressed: text.slice_ref(piece),
                     known: 7,
-                    decompressed: Arc::new(piece.to_vec()),
+                    decompressed: text.slice_ref(piece),
                 });
                 let next = Checkpoint {
                     window: piece.into(),

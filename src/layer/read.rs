@@ -7,8 +7,9 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::question::Want;
-use super::spans::{SpanAt, join};
+use super::spans::SpanAt;
 use super::{DecodedSpan, GrowingView, Layer, LayerError, LayerEvent, View};
+use crate::buffers::join;
 use crate::index::EntryId;
 use crate::range::ByteRange;
 

@@ -3,7 +3,6 @@
 //! A scan runs as a task while there are questions and rests on the desk otherwise. It can be taken up again by
 //! another process: every checkpoint is logged together with what has been indexed and hashed up to there.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,6 +19,7 @@ use super::question::Want;
 use super::spans::{LONG_SPAN, PIECE, is_long};
 use super::{Growing, Layer, LayerEvent, State, UnreadableStream, index_path, open_index, partial_path};
 use crate::blob::Sequential;
+use crate::buffers;
 use crate::digest::{Digest, Hasher};
 use crate::index::{Entries as _, LayerFacts, LayerIndex, PartialLog, ScanState, Start, TarScanner};
 use crate::stream::{Compression, Decoder, Status};
@@ -321,8 +321,6 @@ impl Work {
 
     fn drain_into(&mut self, layer: &Layer, hashing: &mut Hashing) -> Result<(), UnreadableStream> {
         let mut closing: Option<Closing> = None;
-        // What was decompressed, some of which may be being hashed yet.
-        let mut buffers = VecDeque::new();
         while let Some((compression, decoder)) = &mut self.decoder {
             // Up to where a checkpoint is due inflate runs freely; only then is it asked to stop at block boundaries.
             let last_checkpoint = closing.as_ref().map_or(self.last_checkpoint, |closing| closing.at.1);
@@ -332,7 +330,7 @@ impl Work {
             } else {
                 ROOM.min(usize::try_from(left).unwrap_or(ROOM))
             };
-            let mut out = free_buffer(&mut buffers);
+            let mut out = buffers::empty(ROOM).unwrap_or_default();
             let decoded = decoder
                 .decode(&self.piece, &mut out, room, left == 0)
                 .map_err(|error| UnreadableStream::from(&error))?;
@@ -348,14 +346,13 @@ impl Work {
             let (compressed, known) = self.consume(decoded.consumed);
             let scanned = &layer.workshop.scanned;
             scanned.fetch_add(decoded.consumed as u64, Ordering::Relaxed);
-            let out = Arc::new(out);
+            let out = buffers::freeze(out);
             hashing.give(Job::Decoded {
                 compressed,
                 known,
                 decompressed: out.clone(),
             });
             self.index_output(layer, &out)?;
-            buffers.push_back(out);
             if let Some((compression, at)) = checkpoint {
                 let shared = (at.bits != 0).then_some(self.last_byte);
                 closing = Some(Closing {
@@ -397,8 +394,8 @@ impl Work {
         self.scanner
             .feed(out, &mut growing.index)
             .map_err(|error| UnreadableStream::from(&error))?;
-        if growing.tail.is_empty() {
-            growing.tail.reserve(TAIL.max(out.len()));
+        if growing.tail.capacity() == 0 {
+            growing.tail = buffers::empty(TAIL.max(out.len())).unwrap_or_default();
         }
         growing.tail.extend_from_slice(out);
         let long = growing.tail_start > self.last_checkpoint || growing.tail.len() as u64 > LONG_SPAN;
@@ -529,29 +526,15 @@ fn shelve(
         return Ok(());
     };
     let mut tail = std::mem::take(&mut growing.tail);
-    // What is kept is counted by its length; room that was left for more is given back.
-    tail.shrink_to_fit();
+    if tail.len() < TAIL / 2 {
+        // What is kept is counted by its length.
+        tail.shrink_to_fit();
+    }
     growing.tail_start = end;
     if !long {
-        layer.workshop.spans.insert(layer.key, start, tail.into());
+        layer.workshop.spans.insert(layer.key, start, buffers::freeze(tail));
     }
     close(growing)
-}
-
-/// An empty buffer, if possible one that was used before.
-fn free_buffer(buffers: &mut VecDeque<Arc<Vec<u8>>>) -> Vec<u8> {
-    match buffers.pop_front().map(Arc::try_unwrap) {
-        Some(Ok(mut free)) => {
-            free.clear();
-            free
-        }
-        // It is being hashed, and so are those behind it.
-        Some(Err(busy)) => {
-            buffers.push_front(busy);
-            Vec::with_capacity(ROOM)
-        }
-        None => Vec::with_capacity(ROOM),
-    }
 }
 
 /// Keeps some of a long span's bytes in the store, for readers who come later. Called from a thread that may block.

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::{Layer, LayerError};
+use crate::buffers;
 use crate::digest::Digest;
 use crate::index::Span;
 use crate::range::ByteRange;
@@ -279,7 +280,8 @@ impl Layer {
                     return Ok(None);
                 }
                 let len = usize::try_from(at.span.decompressed.len()).unwrap_or(usize::MAX);
-                stream::decode_span(at.compression, &checkpoint, &compressed, len).map(|bytes| Some(Bytes::from(bytes)))
+                stream::decode_span(at.compression, &checkpoint, &compressed, len)
+                    .map(|bytes| Some(buffers::freeze(bytes)))
             });
             match decoded.await {
                 Ok(Ok(Some(bytes))) => return Ok(bytes),
@@ -442,20 +444,6 @@ impl Cursor {
             &mut self.piece,
             ByteRange::at(next.start(), PIECE as u64).intersection(&next),
         );
-        Some((piece.start(), std::mem::take(&mut self.out).into()))
-    }
-}
-
-/// Puts bytes from several spans together.
-pub(super) fn join(parts: Vec<Bytes>) -> Bytes {
-    match <[Bytes; 1]>::try_from(parts) {
-        Ok([one]) => one,
-        Err(parts) => {
-            let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-            for part in parts {
-                whole.extend_from_slice(&part);
-            }
-            whole.freeze()
-        }
+        Some((piece.start(), buffers::freeze(std::mem::take(&mut self.out))))
     }
 }

@@ -35,6 +35,8 @@ use std::fmt;
 use gzip::Gzip;
 use zstd::Zstd;
 
+use crate::buffers;
+
 /// How far back deflate can refer: 32 KiB.
 pub const WINDOW: usize = 32 * 1024;
 
@@ -411,8 +413,7 @@ pub fn decode_span(
     if len > most {
         return Err(short(most));
     }
-    let mut out = Vec::new();
-    out.try_reserve_exact(len).map_err(|_| StreamError::Memory)?;
+    let mut out = buffers::empty(len).map_err(|_| StreamError::Memory)?;
     if len == 0 {
         return Ok(out);
     }
