@@ -30,11 +30,11 @@ const GRACE: Duration = Duration::from_secs(6);
 const HANGS: Duration = Duration::from_secs(300);
 
 /// What the daemon may have more of at the end: connections that are kept for the next request, threads of the runtime
-/// that have not yet been idle long enough to end, what an allocator keeps, and the 32 MiB of extents that a store keeps in
-/// memory when all of its disk is in use by readers: then it keeps them until others take their place.
+/// that have not yet been idle long enough to end, what an allocator keeps, and the extents that a store keeps in memory when
+/// all of its disk is in use by readers, as many bytes as `--memory` says: it keeps them until others take their place.
 const MORE_FILES: usize = 8;
 const MORE_THREADS: usize = 2;
-const MORE_MEMORY: u64 = (24 + 32) << 20;
+const MORE_MEMORY: u64 = (24 + 8) << 20;
 
 /// How long it may take to let go of them.
 const SETTLED: Duration = Duration::from_secs(40);

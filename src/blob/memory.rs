@@ -7,9 +7,12 @@ use lru::LruCache;
 use super::extents::Extents;
 use super::lock;
 
-/// The most that is kept in memory, for all blobs of a store together. What a reader has pinned may exceed it for as
+/// The most that can be kept in memory, for all blobs of a store together. What a reader has pinned may exceed it for as
 /// long as he reads.
-pub(super) const LIMIT: u64 = 32 * 1024 * 1024;
+pub(super) const MOST: u64 = 32 * 1024 * 1024;
+
+/// The least: what a scan asks for ahead has to find room.
+const LEAST: u64 = 4 * 1024 * 1024;
 
 /// One extent in memory: the number of its [`Extents`], its start and length.
 pub(super) type Key = (u64, u64, u64);
@@ -17,6 +20,7 @@ pub(super) type Key = (u64, u64, u64);
 /// Which extents are in memory, least recently used first. The bytes themselves are with their [`Extents`], so that a
 /// look at what there is needs one lock only.
 pub(super) struct Memory {
+    limit: u64,
     kept: Mutex<Kept>,
 }
 
@@ -26,12 +30,16 @@ struct Kept {
 }
 
 impl Memory {
-    pub(super) fn new() -> Memory {
+    /// For `limit` bytes, within what makes sense.
+    pub(super) fn new(limit: u64) -> Memory {
         let kept = Kept {
             bytes: 0,
             order: LruCache::unbounded(),
         };
-        Memory { kept: Mutex::new(kept) }
+        Memory {
+            limit: limit.clamp(LEAST, MOST),
+            kept: Mutex::new(kept),
+        }
     }
 
     /// Takes in an extent; the caller has to drop those that this pushes out (and may put them back, if pinned).
@@ -42,7 +50,7 @@ impl Memory {
         }
         let mut pushed_out = Vec::new();
         // The one just taken in stays, whatever its size: somebody waits for it.
-        while kept.bytes > LIMIT && kept.order.len() > 1 {
+        while kept.bytes > self.limit && kept.order.len() > 1 {
             let Some((key, owner)) = kept.order.pop_lru() else {
                 break;
             };

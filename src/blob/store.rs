@@ -18,7 +18,7 @@ use super::eviction::{self, Usage};
 use super::extent_file;
 use super::extents::{ExtentKind, Extents, WeakExtents};
 use super::lock;
-use super::memory::Memory;
+use super::memory::{self, Memory};
 use super::slots::Slots;
 use super::stats::{BlobStats, Counts};
 
@@ -43,9 +43,14 @@ pub struct Kept {
 
 impl Store {
     /// The store in `dir`, which is created if need be, of at most `limit` bytes. With a limit of 0, or if the
-    /// directory cannot be used (of which one warning tells), a little is kept in memory instead; so it is beside a
-    /// directory that can only be read.
+    /// directory cannot be used (of which one warning tells), a little is kept in memory instead, 32 MiB; so it is beside
+    /// a directory that can only be read, and for a while when all of `limit` is in use by readers.
     pub fn open(dir: &Path, limit: u64) -> Store {
+        Store::open_with_memory(dir, limit, memory::MOST)
+    }
+
+    /// The same, with at most `memory` bytes in memory, or 4 MiB if that is less.
+    pub fn open_with_memory(dir: &Path, limit: u64, memory: u64) -> Store {
         let disk = if limit == 0 {
             None
         } else {
@@ -63,7 +68,7 @@ impl Store {
         let on_disk = disk.as_ref().is_some_and(|disk| disk.writable);
         let store = Store(Arc::new(Inner {
             disk,
-            memory: Memory::new(),
+            memory: Memory::new(memory),
             known: Mutex::default(),
             slots: Arc::new(Slots::new()),
             counts: Arc::default(),

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     platform: Option<Platform>,
     #[command(flatten)]
     pub(super) cache: Cache,
-    /// The most decompressed bytes kept in memory
+    /// The most decompressed bytes kept in memory, and compressed ones that the disk cannot keep
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size::parse)]
     memory: u64,
     /// Make no request: use only what is in the cache

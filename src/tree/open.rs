@@ -21,7 +21,7 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// The most bytes of blobs kept there.
     pub cache_size: u64,
-    /// The most decoded bytes kept in memory.
+    /// The most decoded bytes kept in memory; and the most compressed ones, up to 32 MiB, where the disk cannot keep them.
     pub memory: usize,
     /// The platform wanted; the host's if none.
     pub platform: Option<Platform>,
@@ -98,7 +98,11 @@ impl Premises {
     pub fn new(settings: &Settings) -> Premises {
         Premises {
             settings: settings.clone(),
-            store: Store::open(&settings.cache_dir.join("store"), settings.cache_size),
+            store: Store::open_with_memory(
+                &settings.cache_dir.join("store"),
+                settings.cache_size,
+                settings.memory as u64,
+            ),
             index_dir: usable(settings.cache_dir.join("index")),
             workshop: Workshop::new(settings.memory, settings.verify_first),
         }

@@ -322,6 +322,20 @@ async fn without_a_usable_directory_a_little_is_kept_in_memory() {
 }
 
 #[tokio::test]
+async fn how_little_is_kept_in_memory_can_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for (told, most) in [(8 * MIB, 8 * MIB), (0, 4 * MIB), (1 << 40, 32 * MIB)] {
+        let store = Store::open_with_memory(dir.path(), 0, told);
+        let source = Arc::new(Recorded::new(content(40 * MIB)).in_pieces_of(MIB / 2));
+        let blob = blob_of(&store, &source);
+        assert!(blob.read(range(0, 40 * MIB)).await.unwrap() == source.content);
+        settle(&blob).await;
+        let kept = store.inner().memory().bytes();
+        assert!((most - MIB..=most + MIB).contains(&kept), "{kept} of {told}");
+    }
+}
+
+#[tokio::test]
 async fn where_writing_fails_the_mount_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let source = Arc::new(Recorded::new(content(3 * MIB)));
