@@ -1,6 +1,6 @@
 //! The digests of a layer that is being scanned, made beside the scan.
 //!
-//! Hashing, and compressing the windows, takes more than half as long as inflating. So a piece that is worth it has that
+//! Hashing, and compressing the windows, takes more than half as long as inflating. So where the pieces are worth it that is
 //! done on a thread of its own, in order, while the scan goes on; only a checkpoint waits for it, as it is kept together
 //! with the state of the digests.
 
@@ -103,23 +103,32 @@ impl Hashes {
     }
 }
 
-/// Who does the hashing of one piece.
-pub(super) enum Hashing {
-    Here(Box<Hashes>),
-    Beside {
-        jobs: SyncSender<Job>,
-        thread: JoinHandle<Hashes>,
-    },
+/// Who does the hashing.
+pub(super) struct Hashing {
+    /// What there was when the thread began, if there is one.
+    hashes: Hashes,
+    beside: Option<Beside>,
+}
+
+struct Beside {
+    /// None if the thread is to end when it has done what it was given.
+    jobs: Option<SyncSender<Job>>,
+    thread: JoinHandle<Hashes>,
 }
 
 impl Hashing {
-    /// For a piece of `len` compressed bytes.
-    pub(super) fn begin(hashes: Hashes, len: usize) -> Hashing {
-        if len < WORTH_A_THREAD {
-            return Hashing::Here(Box::new(hashes));
+    pub(super) fn new(hashes: Hashes) -> Hashing {
+        Hashing { hashes, beside: None }
+    }
+
+    /// Before the jobs of a piece of `len` compressed bytes are given.
+    pub(super) fn begin(&mut self, len: usize) {
+        let ready = self.beside.as_ref().is_some_and(|beside| beside.jobs.is_some());
+        if ready || len < WORTH_A_THREAD {
+            return;
         }
+        let mut own = self.all_done().clone();
         let (jobs, todo) = sync_channel(QUEUE);
-        let mut own = hashes.clone();
         let work = move || {
             for job in todo {
                 own.work(job);
@@ -127,18 +136,18 @@ impl Hashing {
             own
         };
         // Where no thread is to be had it takes longer.
-        match std::thread::Builder::new().name("hashing".into()).spawn(work) {
-            Ok(thread) => Hashing::Beside { jobs, thread },
-            Err(_) => Hashing::Here(Box::new(hashes)),
+        if let Ok(thread) = std::thread::Builder::new().name("hashing".into()).spawn(work) {
+            let jobs = Some(jobs);
+            self.beside = Some(Beside { jobs, thread });
         }
     }
 
     /// Has `job` done, now or soon.
     pub(super) fn give(&mut self, job: Job) {
-        match self {
-            Hashing::Here(hashes) => hashes.work(job),
-            // Its thread ends early only by a panic, which `end` passes on.
-            Hashing::Beside { jobs, .. } => drop(jobs.send(job)),
+        match &self.beside {
+            // Its thread ends early only by a panic, which `all_done` passes on.
+            Some(Beside { jobs: Some(jobs), .. }) => drop(jobs.send(job)),
+            _ => self.all_done().work(job),
         }
     }
 
@@ -150,15 +159,20 @@ impl Hashing {
         told
     }
 
-    /// Waits for everything to be done.
-    pub(super) fn end(self) -> Hashes {
-        match self {
-            Hashing::Here(hashes) => *hashes,
-            Hashing::Beside { jobs, thread } => {
-                drop(jobs);
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }
+    /// Keeps no thread for what may not come soon. Does not wait.
+    pub(super) fn rest(&mut self) {
+        if let Some(beside) = &mut self.beside {
+            beside.jobs = None;
         }
+    }
+
+    /// Waits for everything to be done.
+    pub(super) fn all_done(&mut self) -> &mut Hashes {
+        if let Some(Beside { jobs, thread }) = self.beside.take() {
+            drop(jobs);
+            self.hashes = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        &mut self.hashes
     }
 }
 
@@ -176,12 +190,15 @@ mod tests {
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
             .collect();
         let text = Bytes::from(text);
-        let told = [0, WORTH_A_THREAD].map(|len| {
+        let told = [[0, 0], [WORTH_A_THREAD, 0], [0, WORTH_A_THREAD]].map(|lens| {
             let new = || Digest::Sha256([0; 32]).hasher();
-            let mut hashing = Hashing::begin(Hashes::new(new(), new()), len);
-            assert_eq!(matches!(hashing, Hashing::Here(_)), len == 0);
+            let mut hashing = Hashing::new(Hashes::new(new(), new()));
             let mut closed = Vec::new();
-            for piece in text.chunks(30_000) {
+            for (number, piece) in text.chunks(30_000).enumerate() {
+                hashing.begin(lens[number % 2]);
+                if number == 1 {
+                    assert_eq!(hashing.beside.is_some(), lens != [0, 0]);
+                }
                 hashing.give(Job::Decoded {
                     compressed: text.slice_ref(piece),
                     known: 7,
@@ -193,11 +210,15 @@ mod tests {
                 };
                 let at = hashing.close(next, piece.last().copied()).recv().unwrap();
                 closed.push((at.span, at.next, at.blob, at.stream));
+                if number == 2 {
+                    hashing.rest();
+                }
             }
-            let hashes = hashing.end();
+            let hashes = hashing.all_done().clone();
             (closed, hashes.blob.finish(), hashes.stream.finish())
         });
         assert_eq!(told[0], told[1]);
+        assert_eq!(told[0], told[2]);
         assert_eq!(told[0].2, Digest::sha256(&text));
         assert_eq!(told[0].0[0].0[..], *Digest::sha256(&text[..30_000]).as_bytes());
         assert_eq!(told[0].0[1].0[..], *Digest::sha256(&text[29_999..60_000]).as_bytes());

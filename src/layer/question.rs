@@ -192,7 +192,7 @@ impl Layer {
     }
 
     /// What the open questions want, or `None` if they want nothing any more: then the scan rests on the desk.
-    pub(super) fn demand(&self, scan: Scan) -> Option<(Scan, Want)> {
+    pub(super) fn demand(&self, mut scan: Scan) -> Option<(Scan, Want)> {
         let mut desk = self.desk.lock();
         desk.questions.retain(|asked| !asked.question.abandoned());
         let is_wanted = |want| desk.questions.iter().any(|asked| asked.want == want);
@@ -203,6 +203,7 @@ impl Layer {
             return Some((scan, Want::Little));
         }
         desk.running = false;
+        scan.rest();
         desk.scan = Some(scan);
         self.rested.notify_waiters();
         None

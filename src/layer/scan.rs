@@ -55,7 +55,7 @@ struct Work {
     decoder: Option<(Compression, Decoder)>,
     scanner: TarScanner,
     /// Of the blob up to `hashed`, and of what became of it.
-    hashes: Hashes,
+    hashing: Hashing,
     hashed: u64,
     last_byte: u8,
     last_checkpoint: u64,
@@ -73,6 +73,13 @@ struct Closing {
 impl fmt::Debug for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a scan at {}", self.work.position)
+    }
+}
+
+impl Scan {
+    /// Lets go of what it only needs while it runs.
+    pub(super) fn rest(&mut self) {
+        self.work.hashing.rest();
     }
 }
 
@@ -122,9 +129,17 @@ impl Layer {
                     }
                 },
             };
-            // Only this permit bounds how many cores inflate at once; the semaphore is never closed.
-            let Ok(permit) = self.workshop.cpu.clone().acquire_owned().await else {
-                return;
+            // Only this permit bounds how many cores inflate at once.
+            let permit = match self.workshop.cpu.clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    work.hashing.rest();
+                    // The semaphore is never closed.
+                    let Ok(permit) = self.workshop.cpu.clone().acquire_owned().await else {
+                        return;
+                    };
+                    permit
+                }
             };
             let layer = self.clone();
             let mut step = tokio::task::spawn_blocking(move || {
@@ -146,7 +161,12 @@ impl Layer {
                 }
             };
             match done {
-                Ok((work, Ok(false))) => scan = Scan { input, ahead, work },
+                Ok((mut work, Ok(false))) => {
+                    if ahead.is_none() {
+                        work.hashing.rest();
+                    }
+                    scan = Scan { input, ahead, work };
+                }
                 Ok((_, Ok(true))) => {
                     self.finish();
                     return self.workshop.tell(LayerEvent::Complete(self.number));
@@ -204,7 +224,10 @@ impl Layer {
             position: 0,
             decoder: None,
             scanner: start.scanner,
-            hashes: Hashes::new(digest.hasher(), self.descriptor.diff_id.unwrap_or(digest).hasher()),
+            hashing: Hashing::new(Hashes::new(
+                digest.hasher(),
+                self.descriptor.diff_id.unwrap_or(digest).hasher(),
+            )),
             hashed: 0,
             last_byte: 0,
             last_checkpoint: 0,
@@ -222,7 +245,7 @@ impl Layer {
             );
             input = self.blob.sequential(at.read_from());
             work.position = at.read_from();
-            work.hashes = taken_up.hashes;
+            work.hashing = Hashing::new(taken_up.hashes);
             work.hashed = at.compressed;
             work.last_checkpoint = at.decompressed;
             growing.compression = Some(taken_up.compression);
@@ -313,13 +336,7 @@ impl Work {
 
     /// Decompresses all of `piece`.
     fn drain(&mut self, layer: &Layer) -> Result<(), UnreadableStream> {
-        let mut hashing = Hashing::begin(self.hashes.clone(), self.piece.len());
-        let drained = self.drain_into(layer, &mut hashing);
-        self.hashes = hashing.end();
-        drained
-    }
-
-    fn drain_into(&mut self, layer: &Layer, hashing: &mut Hashing) -> Result<(), UnreadableStream> {
+        self.hashing.begin(self.piece.len());
         let mut closing: Option<Closing> = None;
         while let Some((compression, decoder)) = &mut self.decoder {
             // Up to where a checkpoint is due inflate runs freely; only then is it asked to stop at block boundaries.
@@ -347,7 +364,7 @@ impl Work {
             let scanned = &layer.workshop.scanned;
             scanned.fetch_add(decoded.consumed as u64, Ordering::Relaxed);
             let out = buffers::freeze(out);
-            hashing.give(Job::Decoded {
+            self.hashing.give(Job::Decoded {
                 compressed,
                 known,
                 decompressed: out.clone(),
@@ -358,7 +375,7 @@ impl Work {
                 closing = Some(Closing {
                     compression,
                     at: (at.compressed, at.decompressed),
-                    digests: hashing.close(at, shared),
+                    digests: self.hashing.close(at, shared),
                 });
             }
             layer.answer();
@@ -462,15 +479,16 @@ impl Work {
         self.scanner.finish().map_err(|error| UnreadableStream::from(&error))?;
         let (compression, end) = (*compression, decoder.decompressed());
 
-        let digest = self.hashes.blob.clone().finish();
+        let hashes = self.hashing.all_done();
+        let digest = hashes.blob.clone().finish();
         if digest != layer.descriptor.digest {
             return Err(UnreadableStream(format!("its bytes have the digest {digest}")));
         }
-        let diff_id = self.hashes.stream.clone().finish();
+        let diff_id = hashes.stream.clone().finish();
         if let Some(reason) = super::wrong_diff_id(&layer.descriptor, &diff_id) {
             return Err(UnreadableStream(reason));
         }
-        let last_span = self.hashes.close_span();
+        let last_span = hashes.close_span();
         let size = layer.descriptor.size;
         shelve(layer, size, end, |_| Ok(()))?;
         let facts = LayerFacts {
