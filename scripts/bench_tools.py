@@ -82,7 +82,8 @@ class Image:
 
     def __init__(self, data, name):
         self.layout = data / name
-        self.tree = data / f"{name}.tree"
+        # It may be that of another one.
+        self.tree = (data / f"{name}.tree").resolve()
         self.squashfs = data / f"{name}.squashfs"
         descriptor = json.loads((self.layout / "index.json").read_text())["manifests"][0]
         manifest = json.loads(self.blob(descriptor["digest"]).read_text())
