@@ -28,7 +28,7 @@ use super::written::{WRITTEN_LEN, Written};
 use super::{Entries, Entry, EntryId, IndexError, Kind};
 
 const MAGIC: &[u8; 8] = b"peelidx\n";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const HEADER_LEN: usize = 200;
 /// Where the header has its checksum, the last word of it.
 const CHECKSUM_AT: usize = HEADER_LEN - 4;
@@ -50,7 +50,7 @@ pub struct LayerFacts {
 }
 
 impl GrowingIndex {
-    /// The index file of a layer that was read to its end. `last` is the SHA-256 of the blob from where the open span
+    /// The index file of a layer that was read to its end. `last` is the BLAKE3 of the blob from where the open span
     /// begins ([`GrowingIndex::open_span`]) to the blob's end.
     pub fn finish(&self, facts: &LayerFacts, last: [u8; 32]) -> Vec<u8> {
         let (all, pool) = (self.records().all(), self.records().pool());

@@ -143,7 +143,7 @@ impl GrowingIndex {
 
     /// Ends the span that is open at `next`, and begins the one after it.
     ///
-    /// `digest` is the SHA-256 of the blob from [`Checkpoint::read_from`] of the last checkpoint up to
+    /// `digest` is the BLAKE3 of the blob from [`Checkpoint::read_from`] of the last checkpoint up to
     /// `next.compressed`. The first span is open from the start, at the beginning of the stream.
     pub fn add_checkpoint(&mut self, digest: [u8; 32], next: &Checkpoint) -> Result<(), IndexError> {
         self.add_mark(digest, Mark::new(next))

@@ -32,7 +32,7 @@ use super::spans::Mark;
 use super::{GrowingIndex, Member, TarScanner};
 
 const MAGIC: &[u8; 8] = b"peellog\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Largest record that is read: the members between two checkpoints, as many as the index keeps, and a little more.
 const MAX_RECORD: u32 = 80 << 20;
 

@@ -21,7 +21,7 @@ pub struct Span {
     pub compressed: ByteRange,
     /// The bytes of the stream that come out.
     pub decompressed: ByteRange,
-    /// SHA-256 of the compressed bytes.
+    /// BLAKE3 of the compressed bytes: nobody else has to know it, and every read makes it, so it is a fast one.
     pub digest: [u8; 32],
 }
 
@@ -33,7 +33,7 @@ pub struct Mark {
     pub(super) decompressed: u64,
     /// The window as [`pack`] made it.
     pub(super) window: Box<[u8]>,
-    /// SHA-256 of the compressed bytes up to the next checkpoint.
+    /// BLAKE3 of the compressed bytes up to the next checkpoint.
     pub(super) digest: Option<[u8; 32]>,
 }
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Hasher;
 use crate::index::Mark;
 use crate::stream::Checkpoint;
 
@@ -27,7 +27,7 @@ pub(super) struct Hashes {
     /// Of the decompressed stream.
     pub stream: Hasher,
     /// Of the compressed bytes of the span that is open.
-    pub span: Hasher,
+    pub span: blake3::Hasher,
 }
 
 /// What there is to hash, in order.
@@ -60,17 +60,15 @@ pub(super) struct Closed {
 
 impl Hashes {
     pub(super) fn new(blob: Hasher, stream: Hasher) -> Hashes {
-        let span = span_hasher();
+        let span = blake3::Hasher::new();
         Hashes { blob, stream, span }
     }
 
     /// The digest of the open span; the next begins.
     pub(super) fn close_span(&mut self) -> [u8; 32] {
-        match std::mem::replace(&mut self.span, span_hasher()).finish() {
-            Digest::Sha256(digest) => digest,
-            // A span hasher is one of SHA-256.
-            Digest::Sha512(_) => [0; 32],
-        }
+        let digest = self.span.finalize();
+        self.span.reset();
+        digest.into()
     }
 
     fn work(&mut self, job: Job) {
@@ -176,13 +174,10 @@ impl Hashing {
     }
 }
 
-fn span_hasher() -> Hasher {
-    Digest::Sha256([0; 32]).hasher()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn beside_a_thread_all_digests_are_what_they_are_here() {
@@ -220,7 +215,7 @@ mod tests {
         assert_eq!(told[0], told[1]);
         assert_eq!(told[0], told[2]);
         assert_eq!(told[0].2, Digest::sha256(&text));
-        assert_eq!(told[0].0[0].0[..], *Digest::sha256(&text[..30_000]).as_bytes());
-        assert_eq!(told[0].0[1].0[..], *Digest::sha256(&text[29_999..60_000]).as_bytes());
+        assert_eq!(blake3::hash(&text[..30_000]), told[0].0[0].0);
+        assert_eq!(blake3::hash(&text[29_999..60_000]), told[0].0[1].0);
     }
 }

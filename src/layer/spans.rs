@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 
 use super::{Layer, LayerError};
 use crate::buffers;
-use crate::digest::Digest;
 use crate::index::Span;
 use crate::range::ByteRange;
 use crate::stream::{self, Compression, Decoder, Status, StreamError};
@@ -211,7 +210,7 @@ struct Cursor {
     /// Where the span ends in the stream.
     end: u64,
     /// Digests of the span's chunks, from the pass in which the whole span was checked.
-    chunks: Arc<[Digest]>,
+    chunks: Arc<[blake3::Hash]>,
 }
 
 impl Layer {
@@ -276,7 +275,7 @@ impl Layer {
             };
             let (at, checkpoint) = (at.clone(), checkpoint.clone());
             let decoded = tokio::task::spawn_blocking(move || {
-                if !Digest::Sha256(at.span.digest).matches(&compressed) {
+                if blake3::hash(&compressed) != at.span.digest {
                     return Ok(None);
                 }
                 let len = usize::try_from(at.span.decompressed.len()).unwrap_or(usize::MAX);
@@ -326,16 +325,16 @@ impl Layer {
         let span = at.span.compressed;
         let checkpoint = self.checkpoint(at.number)?;
         for attempt in 0.. {
-            let mut whole = Digest::Sha256(at.span.digest).hasher();
+            let mut whole = blake3::Hasher::new();
             let mut chunks = Vec::new();
             let mut position = span.start();
             while position < span.end() {
                 let chunk = self.chunk(span, position).await?;
                 whole.update(&chunk);
-                chunks.push(Digest::sha256(&chunk));
+                chunks.push(blake3::hash(&chunk));
                 position += chunk.len() as u64;
             }
-            if whole.finish() == Digest::Sha256(at.span.digest) {
+            if whole.finalize() == at.span.digest {
                 let decoder = Decoder::resume(at.compression, &checkpoint)
                     .map_err(|error| self.damaged(super::unreadable(&error)))?;
                 let stream = at.span.decompressed;
@@ -407,7 +406,7 @@ impl Cursor {
     /// Takes the next chunk of the span, if it is the one that was there when the span was checked.
     fn next_chunk(&mut self, chunk: Bytes) -> Result<(), &'static str> {
         let index = usize::try_from((self.position - self.span.start()) / CHUNK).unwrap_or(usize::MAX);
-        if self.chunks.get(index).is_none_or(|digest| !digest.matches(&chunk)) {
+        if self.chunks.get(index) != Some(&blake3::hash(&chunk)) {
             return Err("its bytes changed while they were read");
         }
         self.position += chunk.len() as u64;

@@ -55,7 +55,7 @@ fn scan(stream: &[u8], mut log: PartialLog, mut start: Start, until: usize) -> O
         diff_id.update(piece);
         position += piece.len();
         if position == next {
-            let closed = Digest::sha256(&stream[span_start..position]);
+            let closed = blake3::hash(&stream[span_start..position]);
             let at = position as u64;
             let next = Checkpoint {
                 compressed: at,
@@ -68,10 +68,7 @@ fn scan(stream: &[u8], mut log: PartialLog, mut start: Start, until: usize) -> O
                     Box::default()
                 },
             };
-            start
-                .index
-                .add_checkpoint(closed.as_bytes().try_into().unwrap(), &next)
-                .unwrap();
+            start.index.add_checkpoint(closed.into(), &next).unwrap();
             let state = ScanState {
                 diff_id: diff_id.save(),
                 other: vec![1],
@@ -93,8 +90,8 @@ fn scan(stream: &[u8], mut log: PartialLog, mut start: Start, until: usize) -> O
         decompressed_size: stream.len() as u64,
     };
     log.remove();
-    let last = Digest::sha256(&stream[span_start..]);
-    Some(start.index.finish(&facts, last.as_bytes().try_into().unwrap()))
+    let last = blake3::hash(&stream[span_start..]);
+    Some(start.index.finish(&facts, last.into()))
 }
 
 /// The index file of a scan that nothing interrupts, and the log of one that was killed at its very end.
