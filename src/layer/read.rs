@@ -91,6 +91,9 @@ impl Readahead {
     }
 }
 
+/// A read of so many bytes is worth a look at how many spans it takes.
+const LARGE_READ: u64 = 128 << 10;
+
 /// Where some bytes of the stream are to be had.
 enum Place {
     /// Here they are.
@@ -147,8 +150,8 @@ impl Layer {
             if start > at {
                 parts.push(zeros(start - at));
             }
-            self.read_stream(stream, &mut parts, &mut fresh).await?;
             self.read_ahead(id, stream, file_end);
+            self.read_stream(stream, &mut parts, &mut fresh).await?;
             at = start + stream.len();
         }
         if at < wanted.end() {
@@ -221,21 +224,28 @@ impl Layer {
         Ok(())
     }
 
-    /// Fetches and decodes what a sequential reader will want next, up to the end of its file.
+    /// Begins to fetch and to decode what a reader of `range` will want next: the spans of it behind its first, which he
+    /// decodes himself, and, if he is sequential, what follows in his file. So a line is used while it is waited for.
     fn read_ahead(self: &Arc<Self>, file: EntryId, range: ByteRange, file_end: u64) {
         let ahead = self.readahead.lock().note(file, range, file_end);
-        if ahead.is_empty() {
+        if ahead.is_empty() && range.len() < LARGE_READ {
             return;
         }
         let planned = self.glance(|view| {
-            let mut spans = Vec::new();
-            let mut position = ahead.start();
-            while position < ahead.end() {
-                let Some(at) = closed_span(view, position) else { break };
-                position = at.span.decompressed.end().max(position + 1);
-                // A long span is decoded in order anyway, piece by piece, by whoever reads it.
-                if !at.is_long() {
-                    spans.push(at);
+            let mut spans: Vec<SpanAt> = Vec::new();
+            let first = closed_span(view, range.start()).map_or(range.end(), |at| at.span.decompressed.end());
+            for part in [ByteRange::new(first.min(range.end()), range.end()), ahead] {
+                let mut position = part.start();
+                while position < part.end() {
+                    let Some(at) = closed_span(view, position) else { break };
+                    let stream = at.span.decompressed;
+                    position = stream.end().max(position + 1);
+                    let known = spans.last().is_some_and(|last| last.number == at.number)
+                        || self.workshop.spans.get(self.key, stream.start()).is_some();
+                    // A long span is decoded in order anyway, piece by piece, by whoever reads it.
+                    if !known && !at.is_long() {
+                        spans.push(at);
+                    }
                 }
             }
             spans

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::{IndexDir, Layer, Workshop};
 use crate::blob::{Blob, ExtentKind, Store};
@@ -253,6 +254,8 @@ pub(crate) struct Source {
     requested: AtomicU64,
     /// From here on there are only errors.
     broken_from: AtomicU64,
+    /// No answer is given while this is so.
+    held: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Source {
@@ -268,6 +271,7 @@ impl Source {
             requests: AtomicU64::new(0),
             requested: AtomicU64::new(0),
             broken_from: AtomicU64::new(u64::MAX),
+            held: watch::Sender::new(false),
         })
     }
 
@@ -281,6 +285,11 @@ impl Source {
 
     pub fn break_from(&self, offset: u64) {
         self.broken_from.store(offset, Ordering::SeqCst);
+    }
+
+    /// Takes requests without an answer from now on, or answers them all.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// From now on gives other bytes, of the same length.
@@ -311,7 +320,12 @@ impl BlobSource for Source {
                 step
             })
             .boxed();
-        Box::pin(async move { Ok(Fetched { range, body }) })
+        let mut held = self.held.subscribe();
+        Box::pin(async move {
+            // The sender lives as long as the source.
+            let _ = held.wait_for(|held| !held).await;
+            Ok(Fetched { range, body })
+        })
     }
 }
 

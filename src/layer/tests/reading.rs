@@ -111,6 +111,29 @@ async fn nothing_behind_the_last_span_of_a_file_is_read_ahead() {
     assert!(cost <= last.compressed.end(), "{cost} of {:?}", last.compressed);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn all_spans_of_a_read_are_asked_for_at_once() {
+    let sample = Sample::parse("f a 3000000\nf b 20000000");
+    let index = sample.open().complete().await.unwrap();
+    let layer = sample.open_with(&Store::open(&sample.dir.path().join("other"), 1 << 30), 64 << 20);
+    let entry = find(&layer, "a").await.unwrap().unwrap();
+    let end = index.entry(entry).unwrap().data.end();
+    let last = index.span(index.span_at(end - 1).unwrap()).unwrap();
+    assert!(last.compressed.start() > 0, "it takes several spans");
+    let before = sample.source.cost().1;
+    sample.source.hold(true);
+    let reader = tokio::spawn({
+        let layer = layer.clone();
+        async move { layer.read(entry, 0, 3_000_000).await.unwrap().bytes }
+    });
+    let asked = || sample.source.cost().1 - before;
+    eventually(|| asked() >= last.compressed.end()).await;
+    sample.source.hold(false);
+    assert!(reader.await.unwrap() == content(0, 0, 3_000_000));
+    eventually(|| layer.workshop.spans.is_idle()).await;
+    assert_eq!(asked(), last.compressed.end(), "each byte once");
+}
+
 #[tokio::test]
 async fn a_blob_without_a_byte_is_an_empty_layer() {
     let sample = Sample::new(b"", Vec::new());
