@@ -250,8 +250,9 @@ fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
 impl Filesystem for Fs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let wanted = [
+            // Always, not FUSE_READDIRPLUS_AUTO: with that only the first names of a directory come with their attributes, and
+            // whoever lists a large one before he looks at what is in it (find -ls, tar, rsync) asks for each of the others.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
