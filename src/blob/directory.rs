@@ -40,6 +40,11 @@ impl Extents {
     /// Reads `wanted` from a file; a file that cannot be used is removed and no longer known.
     pub(super) fn read_file(&self, name: ExtentName, wanted: ByteRange) -> Option<Bytes> {
         let path = self.dir.as_ref()?.join(name.to_string());
+        if let Ok(bytes) = read_and_touch(&path, name, &self.digest, wanted) {
+            return Some(bytes);
+        }
+        // Another reader may have found the same, and what was fetched anew may be here by now, or come any moment.
+        let _commit = lock(&self.commit);
         match read_and_touch(&path, name, &self.digest, wanted) {
             Ok(bytes) => return Some(bytes),
             // Evicted by another process: nothing to tell.
