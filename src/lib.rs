@@ -21,7 +21,7 @@
 //! | 1 | [`blob`] | any range of a blob, each byte fetched once; the store on disk |
 //! | 0 | [`image`], [`registry`] | references, manifests, platforms; the distribution protocol; layouts and archives |
 //!
-//! [`digest`] and [`range`] are the two words that every floor uses, and the larger ones share their buffers.
+//! [`digest`] and [`range`] are the two words that every floor uses; `buffers` is where large buffers wait to be used again.
 //!
 //! # Words
 //!
