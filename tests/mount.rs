@@ -242,6 +242,58 @@ fn facts_of_the_daemon_are_read_by_name_and_never_listed() {
 }
 
 #[test]
+fn attributes_that_no_file_has_are_not_supported_by_a_mount_that_knows_all_layers() {
+    const LABEL: &str = "security.selinux";
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    const LIST: &[u8] =
+        b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    let plain = || Layer::of([Entry::dir("d"), Entry::file("f", "1").xattr("user.note", "x")]);
+    let listed = || Layer::of([Entry::dir("d").xattr(DEFAULT, LIST)]);
+    let labelled = || Layer::of([Entry::file("h", "3").xattr(LABEL, "system_u:object_r:etc_t:s0")]);
+    for (layers, supported) in [
+        (vec![plain()], &[][..]),
+        (vec![plain(), listed(), plain()], &[ACCESS, DEFAULT]),
+        (vec![labelled(), plain()], &[LABEL]),
+    ] {
+        let served = Served::made(&ImageBuilder::of(layers));
+        let cache = tempfile::tempdir().unwrap();
+        for known in [false, true] {
+            // What a mount answers in the beginning it answers to its end: the first comes to know all layers as well.
+            let arguments = ["--index", "-o", "default_permissions"];
+            let mount = Mount::of(served.reference())
+                .cache(cache.path())
+                .with(arguments.into_iter().filter(|_| known))
+                .start();
+            run("ls", &["-lR".as_ref(), mount.root().as_os_str()]);
+            eventually("all layers are known", MINUTE, || {
+                mount
+                    .status()
+                    .layers
+                    .iter()
+                    .all(|layer| layer.index == "complete")
+                    .then_some(())
+            });
+            for name in [LABEL, ACCESS, DEFAULT] {
+                for path in ["f", "d", "layers"] {
+                    let found = xattr::get(mount.path(path), name).map_err(|error| error.raw_os_error());
+                    let expected = match !known || supported.contains(&name) {
+                        true => Ok(None),
+                        false => Err(Some(nix::libc::EOPNOTSUPP)),
+                    };
+                    let has = path == "d" && name == DEFAULT && supported.contains(&name);
+                    assert!(
+                        found == expected || has && matches!(found, Ok(Some(_))),
+                        "{name} of {path}: {found:?}"
+                    );
+                }
+            }
+            assert_eq!(xattr::get(mount.path("f"), "user.missing").unwrap(), None);
+        }
+    }
+}
+
+#[test]
 fn names_of_one_file_are_one_inode_in_every_view() {
     let served = Served::made(&ImageBuilder::of([
         Layer::of([Entry::file("a", "content"), Entry::hardlink("b", "a")]),

@@ -22,17 +22,25 @@ use crate::stream::{Checkpoint, Compression};
 use super::fields::Fields;
 use super::growing::GrowingIndex;
 use super::map::Bytes;
-use super::record::{self, DEAD, NONE, RECORD_LEN, Record, pair};
+use super::record::{self, DEAD, NONE, RECORD_LEN, Record, Xattrs, pair};
 use super::spans::{Mark, Span, unpack};
 use super::written::{WRITTEN_LEN, Written};
 use super::{Entries, Entry, EntryId, IndexError, Kind};
 
 const MAGIC: &[u8; 8] = b"peelidx\n";
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 const HEADER_LEN: usize = 200;
 /// Where the header has its checksum, the last word of it.
 const CHECKSUM_AT: usize = HEADER_LEN - 4;
 const MARK_LEN: usize = 72;
+
+/// Attributes that tools ask every file for (`ls -l`, `cp -a`) and few layers have: SELinux labels and ACLs. The header
+/// tells which some entry has.
+pub const ASKED_FOR: [&[u8]; 3] = [
+    b"security.selinux",
+    b"system.posix_acl_access",
+    b"system.posix_acl_default",
+];
 
 /// What is known of a layer as a whole once it was read to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +95,8 @@ impl GrowingIndex {
             Compression::Gzip => 1,
             Compression::Zstd => 2,
         };
-        out.extend_from_slice(&[compression, algorithm(&facts.digest), algorithm(&facts.diff_id), 0]);
+        let digests = (algorithm(&facts.digest), algorithm(&facts.diff_id));
+        out.extend_from_slice(&[compression, digests.0, digests.1, asked_for_in(&records, pool)]);
         for digest in [&facts.digest, &facts.diff_id] {
             let mut bytes = [0; 64];
             bytes
@@ -146,6 +155,22 @@ fn algorithm(digest: &Digest) -> u8 {
     }
 }
 
+/// The bit of an attribute that is one of [`ASKED_FOR`]. Whoever has ACLs has them of both kinds.
+fn asked_for(name: &[u8]) -> Option<u8> {
+    match name {
+        b"security.selinux" => Some(1),
+        b"system.posix_acl_access" | b"system.posix_acl_default" => Some(2),
+        _ => None,
+    }
+}
+
+/// The bits of those that some entry has.
+fn asked_for_in(records: &[Record], pool: &[u8]) -> u8 {
+    let extras = records.iter().filter_map(|record| record.extra(pool));
+    let names = extras.flat_map(|extra| Xattrs(extra.xattrs).map(|(name, _)| name));
+    names.filter_map(asked_for).fold(0, |found, bit| found | bit)
+}
+
 /// CRC-32 of everything but the checksum itself and the windows.
 fn checksum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -162,6 +187,8 @@ pub struct LayerIndex {
     bytes: Bytes,
     facts: LayerFacts,
     entries: u32,
+    /// The bits of the [`ASKED_FOR`] that some entry has.
+    asked_for: u8,
     records: Section,
     marks: Section,
     stored: Section,
@@ -235,7 +262,7 @@ impl LayerIndex {
             _ => return None,
         };
         let algorithms = (header.u8()?, header.u8()?);
-        header.u8()?;
+        let asked_for = header.u8()?;
         let digests = (header.array()?, header.array()?);
         let facts = LayerFacts {
             digest: digest(algorithms.0, digests.0)?,
@@ -268,6 +295,7 @@ impl LayerIndex {
             bytes,
             facts,
             entries,
+            asked_for,
             records,
             marks,
             stored,
@@ -346,6 +374,12 @@ impl LayerIndex {
     /// What is known of the layer as a whole.
     pub fn facts(&self) -> &LayerFacts {
         &self.facts
+    }
+
+    /// Whether an entry may have an attribute of this name. It is certain of those that are [`ASKED_FOR`]; any other may
+    /// be there.
+    pub fn may_have_xattr(&self, name: &[u8]) -> bool {
+        asked_for(name).is_none_or(|bit| self.asked_for & bit != 0)
     }
 
     /// How many spans there are: they cover the whole layer.

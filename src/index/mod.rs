@@ -51,7 +51,7 @@ use std::path::PathBuf;
 use crate::digest::Digest;
 use crate::range::ByteRange;
 
-pub use file::{LayerFacts, LayerIndex, WrittenMember};
+pub use file::{ASKED_FOR, LayerFacts, LayerIndex, WrittenMember};
 pub use growing::{Change, GrowingIndex};
 pub use member::Member;
 pub(crate) use names::{OPAQUE, WHITEOUT, never_shown};

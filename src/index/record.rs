@@ -128,7 +128,7 @@ impl Record {
         }
     }
 
-    fn extra<'a>(&self, pool: &'a [u8]) -> Option<Extra<'a>> {
+    pub fn extra<'a>(&self, pool: &'a [u8]) -> Option<Extra<'a>> {
         if self.extra == 0 {
             return Some(Extra::default());
         }
@@ -230,9 +230,9 @@ impl Record {
 
 /// The rare parts of an entry as they lie in the pool.
 #[derive(Default)]
-struct Extra<'a> {
-    xattrs: &'a [u8],
-    pieces: &'a [u8],
+pub(super) struct Extra<'a> {
+    pub xattrs: &'a [u8],
+    pub pieces: &'a [u8],
 }
 
 /// Puts the rare parts of an entry into the form in which the pool has them; the map of a sparse file begins with the

@@ -39,6 +39,9 @@ const MAX_READ: u32 = 1 << 20;
 /// Bytes of a name, as in every layer.
 const NAME_MAX: usize = 255;
 
+/// The attribute that is a file's access control list.
+const ACL: &[u8] = b"system.posix_acl_access";
+
 const GENERATION: Generation = Generation(0);
 
 /// The file system as the kernel sees it.
@@ -47,6 +50,10 @@ pub(super) struct Fs {
     runtime: Handle,
     /// Whether the kernel checks permissions.
     checked: bool,
+    /// Attributes that this mount does not support, as no file has them. Who is told so of one file asks for no other,
+    /// where he would ask for each to be told that it has none: half of the requests of `ls -l`. That holds for as long
+    /// as the mount does, so it is not found out later of layers that are not known when it begins.
+    unsupported: Vec<&'static [u8]>,
     /// Whether user 0 of a request is root. The root of another user namespace may not read what is for root only.
     knows_root: bool,
 }
@@ -64,6 +71,7 @@ impl Fs {
         let (known, unanswered) = (Arc::new(Known::default()), Arc::new(Unanswered::default()));
         let pages = Pages::new(tree.clone(), known.clone(), unanswered.clone());
         Fs {
+            unsupported: tree.xattrs_of_none(),
             shared: Arc::new(Shared {
                 tree,
                 reporter,
@@ -264,7 +272,7 @@ impl Filesystem for Fs {
             // An older kernel works without.
             let _ = config.add_capabilities(flag);
         }
-        if self.checked {
+        if self.checked && !self.unsupported.contains(&ACL) {
             // A mode without its ACL gives a group more than the file does. This turns the checks on, so it is not for
             // mounts without them.
             let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
@@ -469,6 +477,7 @@ impl Filesystem for Fs {
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         match self.shared.xattr(Ino(ino.0), name.as_bytes()) {
             Ok(Some(value)) => reply_xattr(reply, &value, size),
+            Ok(None) if self.unsupported.contains(&name.as_bytes()) => reply.error(Errno::EOPNOTSUPP),
             Ok(None) => reply.error(Errno::ENODATA),
             Err(error) => reply.error(self.shared.errno(&error)),
         }

@@ -2,7 +2,7 @@
 
 use super::ino::Node;
 use super::{Ino, Tree, TreeError};
-use crate::index::EntryId;
+use crate::index::{ASKED_FOR, EntryId};
 
 /// What the names of our own attributes begin with. They can be read but are never listed, so that tools that copy or
 /// compare attributes see only the image's.
@@ -59,6 +59,16 @@ impl Tree {
                     .map(|(_, value)| value.to_vec())
             })?),
         }
+    }
+
+    /// Of the attributes that tools ask every file for, those that certainly none has: all layers are known, and no entry of
+    /// any of them has it.
+    pub fn xattrs_of_none(&self) -> Vec<&'static [u8]> {
+        let may_have = |name| {
+            let mut layers = self.layers.iter();
+            layers.any(|layer| layer.index().is_none_or(|index| index.may_have_xattr(name)))
+        };
+        ASKED_FOR.into_iter().filter(|name| !may_have(name)).collect()
     }
 
     /// The entry whose attributes `ino` has; None if no entry declares it.

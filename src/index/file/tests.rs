@@ -80,6 +80,33 @@ fn sparse_files_and_attributes_are_told() {
     assert_eq!(entry.xattrs().count(), 2);
 }
 
+#[test]
+fn the_attributes_that_every_file_is_asked_for_are_known_of_the_layer() {
+    const LABEL: &str = "security.selinux";
+    const LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+    for (had, may_be) in [
+        ("user.other", &[][..]),
+        (LABEL, &[LABEL]),
+        (LISTS[0], &LISTS),
+        (LISTS[1], &LISTS),
+    ] {
+        let mut growing = GrowingIndex::new();
+        for (mut member, name) in members("d a\nf a/b\nl c a")
+            .into_iter()
+            .zip(["user.first", had, "user.last"])
+        {
+            member.xattrs = vec![(b"user.any".to_vec(), vec![0]), (name.as_bytes().to_vec(), vec![0])];
+            growing.add(&member).unwrap();
+        }
+        let index = LayerIndex::from_bytes(growing.finish(&facts(), [0; 32])).unwrap();
+        let told = [LABEL, LISTS[0], LISTS[1]]
+            .into_iter()
+            .filter(|name| index.may_have_xattr(name.as_bytes()));
+        assert_eq!(told.collect::<Vec<_>>(), may_be, "{had}");
+        assert!(index.may_have_xattr(b"security.capability"));
+    }
+}
+
 /// The members of an index, one a line: the number of the line that declares it, and what was written if that is not what
 /// the entry says.
 fn written(index: &LayerIndex) -> Vec<String> {
