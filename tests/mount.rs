@@ -294,6 +294,39 @@ fn attributes_that_no_file_has_are_not_supported_by_a_mount_that_knows_all_layer
 }
 
 #[test]
+fn what_is_decoded_of_files_that_were_listed_later_is_given_to_the_kernel_as_well() {
+    let dir = |name: &'static str| {
+        let file = move |i| Entry::file(format!("{name}/{i}"), Content::noise(i, 5000));
+        std::iter::once(Entry::dir(name)).chain((0..20).map(file))
+    };
+    // All of it is in one span, which is decoded when nobody has seen `second` yet.
+    let served = Served::made(&ImageBuilder::of([Layer::of(dir("first").chain(dir("second")))]));
+    let mount = Mount::of(served.reference()).with(["--index"]).start();
+    let cached = |dir: &str| {
+        let files = (0..20).map(|i| mount.path(dir).join(i.to_string()));
+        let mut arguments: Vec<_> = ["--raw", "--noheadings", "--bytes", "--output", "RES"]
+            .map(Into::into)
+            .into();
+        arguments.extend(files);
+        let told = String::from_utf8(run("fincore", &arguments)).unwrap();
+        told.lines().filter(|bytes| *bytes == "8192").count()
+    };
+    run("ls", &["-l".as_ref(), mount.path("first").as_os_str()]);
+    mount.read("first/7");
+    eventually("the kernel has all of the first", MINUTE, || {
+        (cached("first") == 20).then_some(())
+    });
+    run("ls", &["-l".as_ref(), mount.path("second").as_os_str()]);
+    assert_eq!(cached("second"), 0);
+    mount.read("second/7");
+    eventually("the kernel has all of the second", MINUTE, || {
+        (cached("second") == 20).then_some(())
+    });
+    let cost = served.layer_bytes();
+    assert_eq!(cost, served.image.layers[0].size);
+}
+
+#[test]
 fn names_of_one_file_are_one_inode_in_every_view() {
     let served = Served::made(&ImageBuilder::of([
         Layer::of([Entry::file("a", "content"), Entry::hardlink("b", "a")]),

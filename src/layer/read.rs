@@ -16,31 +16,41 @@ use crate::range::ByteRange;
 /// Files whose readers are remembered, to recognise the sequential ones.
 const READERS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
+/// Files in a row after which somebody walks through the layer.
+const WALK: u32 = 3;
+
+/// What a walk may leave out, in bytes of the stream: what is no file, and files that somebody has read before.
+const STRIDE: u64 = 1 << 20;
+
 /// What is decoded ahead of a sequential reader at first, in bytes of the stream.
 const FIRST_WINDOW: u64 = 2 << 20;
 
 /// The largest such window. Compressed it is some 3 MB: over 20 ms that is 150 MB/s.
 const LAST_WINDOW: u64 = 8 << 20;
 
-/// A file's bytes, and the spans that had to be decoded for them.
+/// A file's bytes, and the spans that they are from.
 #[derive(Debug)]
 pub struct Content {
     /// What was asked for; shorter only where the file ends.
     pub bytes: Bytes,
-    /// What this call decoded, and nobody has had yet.
-    pub fresh: Vec<DecodedSpan>,
+    /// The closed spans that have them.
+    pub spans: Vec<DecodedSpan>,
 }
 
 /// Who reads sequentially, and how far ahead of him it was decoded.
 #[derive(Debug)]
 pub(super) struct Readahead {
     readers: LruCache<EntryId, Reader>,
+    /// Whoever reads one file after the other, in the order of the tar: `tar c`, `cp -r`, `grep -r`.
+    walker: Reader,
 }
 
 #[derive(Debug)]
 struct Reader {
     /// Where in the stream the last read ended.
     end: u64,
+    /// Reads in a row.
+    run: u32,
     /// Up to where the stream was decoded ahead.
     ahead: u64,
     window: u64,
@@ -50,43 +60,68 @@ impl Default for Readahead {
     fn default() -> Self {
         Readahead {
             readers: LruCache::new(READERS),
+            walker: Reader::at(0),
         }
     }
 }
 
 impl Readahead {
-    /// Notes a read of `range` of the stream, which belongs to a file that ends at `file_end`. Gives what should be
-    /// decoded ahead now; empty if the reader is not sequential or enough is there.
-    fn note(&mut self, file: EntryId, range: ByteRange, file_end: u64) -> ByteRange {
+    /// Notes a read of `range` of the stream, which belongs to the file that is at `file` of it. Gives what should be
+    /// decoded ahead now, of the file and of what follows it; empty if the reader is not sequential or enough is there.
+    fn note(&mut self, id: EntryId, range: ByteRange, file: ByteRange) -> [ByteRange; 2] {
         let nothing = ByteRange::at(range.end(), 0);
-        let Some(reader) = self.readers.get_mut(&file) else {
-            self.readers.put(
-                file,
-                Reader {
-                    end: range.end(),
-                    ahead: range.end(),
-                    window: 0,
-                },
-            );
-            return nothing;
+        let of_file = match self.readers.get_mut(&id) {
+            Some(reader) => reader.advance(range, 1, 0, file.end()),
+            None => {
+                self.readers.put(id, Reader::at(range.end()));
+                nothing
+            }
         };
+        let of_walk = match range.start() == file.start() {
+            true => self.walker.advance(range, WALK, STRIDE, u64::MAX),
+            false => nothing,
+        };
+        if range.end() == file.end() {
+            self.walker.end = range.end();
+        }
+        [of_file, of_walk]
+    }
+}
+
+impl Reader {
+    fn at(end: u64) -> Reader {
+        Reader {
+            end,
+            run: 0,
+            ahead: end,
+            window: 0,
+        }
+    }
+
+    /// Goes on to a read of `range`, which is sequential if it leaves out no more than `stride`. After `run` of these, gives
+    /// what should be decoded ahead, up to `limit`.
+    fn advance(&mut self, range: ByteRange, run: u32, stride: u64, limit: u64) -> ByteRange {
+        let nothing = ByteRange::at(range.end(), 0);
         // Pages that were handed to the kernel ahead are read without a word to us: a reader that goes on behind
         // them is as sequential as one that goes on where it stopped.
-        let sequential = range.start() >= reader.end && range.start() <= reader.ahead.max(reader.end);
-        reader.end = range.end();
-        if !sequential {
-            reader.ahead = range.end();
-            reader.window = 0;
+        let last = self.ahead.max(self.end).saturating_add(stride);
+        if range.start() < self.end || range.start() > last {
+            *self = Reader::at(range.end());
             return nothing;
         }
-        reader.window = (reader.window * 2).clamp(FIRST_WINDOW, LAST_WINDOW);
-        let start = reader.ahead.max(range.end());
-        let end = (range.end() + reader.window).min(file_end);
+        self.end = range.end();
+        self.run = self.run.saturating_add(1);
+        if self.run < run {
+            return nothing;
+        }
+        self.window = (self.window * 2).clamp(FIRST_WINDOW, LAST_WINDOW);
+        let start = self.ahead.max(range.end());
+        let end = range.end().saturating_add(self.window).min(limit);
         // A new round only when half of the last is used up, so that rounds are large.
-        if end <= start || (start - range.end()) * 2 > reader.window {
+        if end <= start || (start - range.end()) * 2 > self.window {
             return nothing;
         }
-        reader.ahead = end;
+        self.ahead = end;
         ByteRange::new(start, end)
     }
 }
@@ -119,7 +154,7 @@ impl Layer {
             let wanted = ByteRange::at(offset, len as u64).intersection(&ByteRange::new(0, entry.size));
             if !entry.sparse {
                 let stream = ByteRange::at(entry.data.start() + wanted.start(), wanted.len());
-                return Some((vec![(wanted.start(), stream)], wanted, entry.data.end()));
+                return Some((vec![(wanted.start(), stream)], wanted, entry.data));
             }
             let mut stored = entry.data.start();
             let mut pieces = Vec::new();
@@ -132,26 +167,26 @@ impl Layer {
                 }
                 stored = stored.saturating_add(len);
             }
-            Some((pieces, wanted, entry.data.end()))
+            Some((pieces, wanted, entry.data))
         };
         // It is known as a rule; unless the index was found damaged and is being made anew.
         let known = move |view: View<'_>| plan(view).map(Some).or_else(|| view.complete().then_some(None));
         let plan = self.ask(Want::Little, what, known).await?;
-        let Some((pieces, wanted, file_end)) = plan else {
+        let Some((pieces, wanted, file)) = plan else {
             return Err(Arc::new(LayerError::NoFile {
                 layer: self.number(),
                 entry: id.0,
             }));
         };
         let mut parts = Vec::new();
-        let mut fresh = Vec::new();
+        let mut spans = Vec::new();
         let mut at = wanted.start();
         for (start, stream) in pieces {
             if start > at {
                 parts.push(zeros(start - at));
             }
-            self.read_ahead(id, stream, file_end);
-            self.read_stream(stream, &mut parts, &mut fresh).await?;
+            self.read_ahead(id, stream, file);
+            self.read_stream(stream, &mut parts, &mut spans).await?;
             at = start + stream.len();
         }
         if at < wanted.end() {
@@ -159,7 +194,7 @@ impl Layer {
         }
         Ok(Content {
             bytes: join(parts),
-            fresh,
+            spans,
         })
     }
 
@@ -168,7 +203,7 @@ impl Layer {
         self: &Arc<Self>,
         range: ByteRange,
         parts: &mut Vec<Bytes>,
-        fresh: &mut Vec<DecodedSpan>,
+        spans: &mut Vec<DecodedSpan>,
     ) -> Result<(), Arc<LayerError>> {
         let mut position = range.start();
         let (mut pieces_lost, mut index_lost) = (false, false);
@@ -181,7 +216,7 @@ impl Layer {
             let found = match place {
                 Place::Bytes(bytes) => bytes,
                 Place::Span(at) => {
-                    let (span, new) = match self.decoded_at(*at, position).await {
+                    let span = match self.decoded_at(*at, position).await {
                         Err(error) if matches!(*error, LayerError::Index { .. }) && !index_lost => {
                             index_lost = true;
                             continue;
@@ -196,9 +231,7 @@ impl Layer {
                         return Err(self.damaged("a span is shorter than its index says"));
                     }
                     let bytes = span.bytes.slice(from..to);
-                    if new {
-                        fresh.push(span);
-                    }
+                    spans.push(span);
                     bytes
                 }
                 Place::Unknown if index_lost => return Err(self.index_error()),
@@ -225,22 +258,23 @@ impl Layer {
     }
 
     /// Begins to fetch and to decode what a reader of `range` will want next: the spans of it behind its first, which he
-    /// decodes himself, and, if he is sequential, what follows in his file. So a line is used while it is waited for.
-    fn read_ahead(self: &Arc<Self>, file: EntryId, range: ByteRange, file_end: u64) {
-        let ahead = self.readahead.lock().note(file, range, file_end);
-        if ahead.is_empty() && range.len() < LARGE_READ {
+    /// decodes himself, and, if he is sequential, what follows in his file, or the files that follow. So a line is used
+    /// while it is waited for.
+    fn read_ahead(self: &Arc<Self>, id: EntryId, range: ByteRange, file: ByteRange) {
+        let [in_file, behind] = self.readahead.lock().note(id, range, file);
+        if in_file.is_empty() && behind.is_empty() && range.len() < LARGE_READ {
             return;
         }
         let planned = self.glance(|view| {
             let mut spans: Vec<SpanAt> = Vec::new();
             let first = closed_span(view, range.start()).map_or(range.end(), |at| at.span.decompressed.end());
-            for part in [ByteRange::new(first.min(range.end()), range.end()), ahead] {
+            for part in [ByteRange::new(first.min(range.end()), range.end()), in_file, behind] {
                 let mut position = part.start();
                 while position < part.end() {
                     let Some(at) = closed_span(view, position) else { break };
                     let stream = at.span.decompressed;
                     position = stream.end().max(position + 1);
-                    let known = spans.last().is_some_and(|last| last.number == at.number)
+                    let known = spans.last().is_some_and(|last| last.number >= at.number)
                         || self.workshop.spans.get(self.key, stream.start()).is_some();
                     // A long span is decoded in order anyway, piece by piece, by whoever reads it.
                     if !known && !at.is_long() {
@@ -262,7 +296,9 @@ impl Layer {
             tokio::spawn(async move {
                 let start = at.span.decompressed.start();
                 // An error here is met again, and told, by the reader itself.
-                if let Ok((span, true)) = layer.decoded_at(at, start).await {
+                if let Ok(span) = layer.decoded_at(at, start).await
+                    && span.fresh
+                {
                     layer.workshop.tell(LayerEvent::Ahead(span));
                 }
             });
@@ -321,12 +357,17 @@ mod tests {
 
     const FILE: EntryId = EntryId(7);
 
+    /// What is to be decoded ahead of a reader of one file.
+    fn ahead(readahead: &mut Readahead, range: ByteRange, file_end: u64) -> ByteRange {
+        readahead.note(FILE, range, ByteRange::new(0, file_end))[0]
+    }
+
     #[test]
     fn only_the_second_read_in_a_row_is_read_ahead_of() {
         let mut readahead = Readahead::default();
-        assert!(readahead.note(FILE, ByteRange::at(1000, 100), u64::MAX).is_empty());
+        assert!(ahead(&mut readahead, ByteRange::at(1000, 100), u64::MAX).is_empty());
         assert_eq!(
-            readahead.note(FILE, ByteRange::at(1100, 100), u64::MAX),
+            ahead(&mut readahead, ByteRange::at(1100, 100), u64::MAX),
             ByteRange::at(1200, FIRST_WINDOW)
         );
     }
@@ -334,36 +375,80 @@ mod tests {
     #[test]
     fn nothing_behind_the_end_of_the_file_is_read_ahead() {
         let mut readahead = Readahead::default();
-        readahead.note(FILE, ByteRange::at(0, 100), 250);
+        ahead(&mut readahead, ByteRange::at(0, 100), 250);
         assert_eq!(
-            readahead.note(FILE, ByteRange::at(100, 100), 250),
+            ahead(&mut readahead, ByteRange::at(100, 100), 250),
             ByteRange::new(200, 250)
         );
-        assert!(readahead.note(FILE, ByteRange::at(200, 50), 250).is_empty());
+        assert!(ahead(&mut readahead, ByteRange::at(200, 50), 250).is_empty());
     }
 
     #[test]
     fn the_window_grows_to_its_limit_and_rounds_do_not_overlap() {
         let mut readahead = Readahead::default();
-        let (mut position, mut ahead) = (0, 0);
+        let (mut position, mut end) = (0, 0);
         for _ in 0..1000 {
-            let plan = readahead.note(FILE, ByteRange::at(position, 128 << 10), u64::MAX);
+            let plan = ahead(&mut readahead, ByteRange::at(position, 128 << 10), u64::MAX);
             position += 128 << 10;
             if !plan.is_empty() {
-                assert!(plan.start() >= ahead.max(position));
-                ahead = plan.end();
-                assert!(ahead - position <= LAST_WINDOW);
+                assert!(plan.start() >= end.max(position));
+                end = plan.end();
+                assert!(end - position <= LAST_WINDOW);
             }
         }
-        assert!(ahead - position >= LAST_WINDOW / 2);
+        assert!(end - position >= LAST_WINDOW / 2);
     }
 
     #[test]
     fn a_jump_begins_anew() {
         let mut readahead = Readahead::default();
-        readahead.note(FILE, ByteRange::at(0, 100), u64::MAX);
-        readahead.note(FILE, ByteRange::at(100, 100), u64::MAX);
-        assert!(readahead.note(FILE, ByteRange::at(1 << 40, 100), u64::MAX).is_empty());
-        assert!(readahead.note(FILE, ByteRange::at(50, 100), u64::MAX).is_empty());
+        ahead(&mut readahead, ByteRange::at(0, 100), u64::MAX);
+        ahead(&mut readahead, ByteRange::at(100, 100), u64::MAX);
+        assert!(ahead(&mut readahead, ByteRange::at(1 << 40, 100), u64::MAX).is_empty());
+        assert!(ahead(&mut readahead, ByteRange::at(50, 100), u64::MAX).is_empty());
+    }
+
+    /// What is to be decoded ahead after each of some files was read to its end.
+    fn walk(readahead: &mut Readahead, files: &[ByteRange]) -> Vec<ByteRange> {
+        let files = files.iter().zip(1000..);
+        files
+            .map(|(file, id)| readahead.note(EntryId(id), *file, *file)[1])
+            .collect()
+    }
+
+    #[test]
+    fn some_files_in_the_order_of_the_stream_are_a_walk_through_it() {
+        let mut readahead = Readahead::default();
+        let at = |start| ByteRange::at(start, 1000);
+        let nothing = |file: ByteRange| ByteRange::at(file.end(), 0);
+        let files = [at(5_000_000), at(5_001_512), at(5_900_000), at(5_901_512)];
+        let mut expected: Vec<_> = files.into_iter().map(nothing).collect();
+        expected[3] = ByteRange::at(5_902_512, FIRST_WINDOW);
+        assert_eq!(walk(&mut readahead, &files), expected);
+        // The kernel has the next files by now, and reads on behind what it was given.
+        let next = at(expected[3].end() + 512);
+        assert_eq!(
+            walk(&mut readahead, &[next]),
+            [ByteRange::at(next.end(), 2 * FIRST_WINDOW)]
+        );
+        // Elsewhere it begins anew, and backwards is none.
+        for file in [at(1 << 40), at(5_000_000), at(4_000_000), at(3_000_000), at(2_000_000)] {
+            assert_eq!(walk(&mut readahead, &[file]), [nothing(file)]);
+        }
+    }
+
+    #[test]
+    fn a_walk_goes_on_behind_a_large_file() {
+        let mut readahead = Readahead::default();
+        let (small, large) = (ByteRange::at(0, 1000), ByteRange::at(1512, 1 << 30));
+        walk(&mut readahead, &[small]);
+        for start in [0, 1 << 29, (1 << 30) - 4096] {
+            readahead.note(FILE, ByteRange::at(large.start() + start, 4096), large);
+        }
+        let behind = ByteRange::at(large.end() + 512, 1000);
+        assert_eq!(
+            walk(&mut readahead, &[behind]),
+            [ByteRange::at(behind.end(), FIRST_WINDOW)]
+        );
     }
 }

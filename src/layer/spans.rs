@@ -38,6 +38,8 @@ pub struct DecodedSpan {
     pub start: u64,
     /// The bytes.
     pub bytes: Bytes,
+    /// Whether they were decoded just now, and nobody has had them yet.
+    pub fresh: bool,
 }
 
 /// Which layer, by [`Layer::key`], and where in its stream.
@@ -215,11 +217,7 @@ struct Cursor {
 
 impl Layer {
     /// The decoded bytes around `offset`: the whole span, or the piece of a long one. Begins at or before `offset`.
-    pub(super) async fn decoded_at(
-        self: &Arc<Self>,
-        at: SpanAt,
-        offset: u64,
-    ) -> Result<(DecodedSpan, bool), Arc<LayerError>> {
+    pub(super) async fn decoded_at(self: &Arc<Self>, at: SpanAt, offset: u64) -> Result<DecodedSpan, Arc<LayerError>> {
         let long = at.is_long();
         let start = match long {
             true => {
@@ -250,15 +248,11 @@ impl Layer {
                 .shared()
         };
         let (result, fresh) = self.workshop.spans.get_or_decode(key, decode).await;
-        result.map(|bytes| {
-            (
-                DecodedSpan {
-                    layer: self.number,
-                    start,
-                    bytes,
-                },
-                fresh,
-            )
+        result.map(|bytes| DecodedSpan {
+            layer: self.number,
+            start,
+            bytes,
+            fresh,
         })
     }
 

@@ -376,9 +376,8 @@ impl Filesystem for Fs {
                 Ok(content) => {
                     reply.data(&content.bytes);
                     drop(waiting);
-                    for span in content.fresh {
-                        shared.pages.offer(span);
-                    }
+                    let answer = ByteRange::at(offset, content.bytes.len() as u64);
+                    shared.pages.answered(Ino(ino.0), answer, content.spans);
                 }
                 Err(errno) => reply.error(errno),
             }

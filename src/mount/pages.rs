@@ -2,13 +2,15 @@
 //!
 //! Whoever reads 4 KiB makes us decode a whole span. The rest of that span belongs to the same file and its
 //! neighbours, which are likely to be read next, so it goes to the kernel with FUSE_NOTIFY_STORE: the memory is the
-//! kernel's to reclaim, and most reads never reach us. Two rules: reply first, store after; and store only from a
+//! kernel's to reclaim, and most reads never reach us. The kernel takes it only for files that it knows, and whoever walks
+//! a tree comes to know some in one directory, reads them, and goes on to the next: so a span is looked at again when
+//! a file of it is read that was not there when it was decoded. Two rules: reply first, store after; and store only from a
 //! thread that no reply waits for, because a store blocks on pages whose read is still unanswered. For the same reason
 //! pages that are known to be waited for are left out.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use fuser::{INodeNo, Notifier};
@@ -29,14 +31,15 @@ const PAGE: u64 = 4096;
 /// Bytes that are stored at once: few enough that a read is unlikely to begin meanwhile.
 const PIECE: usize = 32 * PAGE as usize;
 
+/// What a read was answered with: these bytes of this file.
+type Answered = (Ino, ByteRange);
+
 /// What the kernel is to be told, in order.
 enum Job {
-    Store(DecodedSpan),
+    /// What it does not have of a span, a part of which may just have been read.
+    Store(DecodedSpan, Option<Answered>),
     /// The attributes of this directory of this layer have changed.
-    Declared {
-        layer: usize,
-        entry: EntryId,
-    },
+    Declared { layer: usize, entry: EntryId },
     /// Nothing that the kernel has of this layer may be used any more.
     Failed(usize),
     /// All that there is to know of the image is known.
@@ -52,6 +55,8 @@ pub(super) struct Pages {
     queue: Sender<Job>,
     /// Spans in the queue.
     spans: Arc<AtomicUsize>,
+    /// Whether one of them is not fresh. There is one at most.
+    again: Arc<AtomicBool>,
     waiting: Arc<Mutex<Option<Receiver<Job>>>>,
 }
 
@@ -59,12 +64,32 @@ pub(super) struct Pages {
 /// this need not be exact.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// A bit for each entry of each layer.
-    layers: RwLock<Vec<Vec<u64>>>,
+    all: Files,
+    /// Those of them that it was given whole, or has read from their start. It may have let go of their pages since; then
+    /// it reads them.
+    stored: Files,
 }
 
 impl Known {
     pub(super) fn insert(&self, ino: Ino) {
+        self.all.insert(ino);
+    }
+
+    pub(super) fn remove(&self, ino: Ino) {
+        self.all.remove(ino);
+        self.stored.remove(ino);
+    }
+}
+
+/// A set of files of layers.
+#[derive(Debug, Default)]
+struct Files {
+    /// A bit for each entry of each layer.
+    layers: RwLock<Vec<Vec<u64>>>,
+}
+
+impl Files {
+    fn insert(&self, ino: Ino) {
         let Some((layer, entry)) = ino.as_own() else { return };
         let mut layers = self.layers.write();
         if layers.len() <= layer {
@@ -78,19 +103,15 @@ impl Known {
         words[word] |= 1 << (entry.0 % 64);
     }
 
-    pub(super) fn remove(&self, ino: Ino) {
+    fn remove(&self, ino: Ino) {
         let Some((layer, entry)) = ino.as_own() else { return };
-        if let Some(word) = self
-            .layers
-            .write()
-            .get_mut(layer)
-            .and_then(|words| words.get_mut(entry.0 as usize / 64))
-        {
+        let mut layers = self.layers.write();
+        let words = layers.get_mut(layer);
+        if let Some(word) = words.and_then(|words| words.get_mut(entry.0 as usize / 64)) {
             *word &= !(1 << (entry.0 % 64));
         }
     }
 
-    /// All files of a layer that the kernel may have.
     fn of_layer(&self, layer: usize) -> Vec<Ino> {
         let layers = self.layers.read();
         let words = layers.get(layer).map(Vec::as_slice).unwrap_or_default();
@@ -124,6 +145,7 @@ impl Pages {
             unanswered,
             queue,
             spans: Arc::default(),
+            again: Arc::default(),
             waiting: Arc::new(Mutex::new(Some(jobs))),
         }
     }
@@ -133,13 +155,16 @@ impl Pages {
         let Some(jobs) = self.waiting.lock().take() else {
             return Ok(());
         };
-        let (tree, spans) = (Arc::downgrade(&self.tree), self.spans.clone());
+        let (tree, spans, again) = (Arc::downgrade(&self.tree), self.spans.clone(), self.again.clone());
         let (known, unanswered) = (self.known.clone(), self.unanswered.clone());
         std::thread::Builder::new().name("pages".into()).spawn(move || {
             for job in jobs {
                 let Some(tree) = tree.upgrade() else { return };
-                if let Job::Store(_) = job {
+                if let Job::Store(span, _) = &job {
                     spans.fetch_sub(1, Ordering::Relaxed);
+                    if !span.fresh {
+                        again.store(false, Ordering::Relaxed);
+                    }
                 }
                 // The kernel refuses only what it no longer has a use for.
                 let _ = tell(&notifier, &tree, (&known, &unanswered), job);
@@ -148,12 +173,29 @@ impl Pages {
         Ok(())
     }
 
-    /// Offers a decoded span; it is dropped if the kernel is behind with earlier ones.
+    /// Offers a span that was decoded ahead.
     pub(super) fn offer(&self, span: DecodedSpan) {
+        self.store(span, None);
+    }
+
+    /// Offers the spans that a read of `bytes` of the file `ino` was answered from.
+    pub(super) fn answered(&self, ino: Ino, bytes: ByteRange, spans: Vec<DecodedSpan>) {
+        for span in spans {
+            // A read that begins elsewhere is of a file that the kernel has begun to read before.
+            if span.fresh || bytes.start() == 0 && !self.again.swap(true, Ordering::Relaxed) {
+                self.store(span, Some((ino, bytes)));
+            }
+        }
+    }
+
+    /// Queues a span; it is dropped if the kernel is behind with earlier ones.
+    fn store(&self, span: DecodedSpan, answered: Option<Answered>) {
         if self.spans.fetch_add(1, Ordering::Relaxed) < QUEUE {
-            self.insist(Job::Store(span));
-        } else {
-            self.spans.fetch_sub(1, Ordering::Relaxed);
+            return self.insist(Job::Store(span, answered));
+        }
+        self.spans.fetch_sub(1, Ordering::Relaxed);
+        if !span.fresh {
+            self.again.store(false, Ordering::Relaxed);
         }
     }
 
@@ -187,16 +229,22 @@ impl Pages {
 
 fn tell(notifier: &Notifier, tree: &Tree, (known, unanswered): (&Known, &Unanswered), job: Job) -> io::Result<()> {
     match job {
-        Job::Store(span) => {
-            for part in tree.files_in(&span) {
-                let Some((mut offset, bytes)) = whole_pages(&part).filter(|_| known.contains(part.ino)) else {
+        Job::Store(span, answered) => {
+            for part in missing_parts(tree, known, &span, answered) {
+                let Some((mut offset, bytes)) = whole_pages(&part) else {
                     continue;
                 };
                 for piece in bytes.chunks(PIECE) {
-                    if !unanswered.wants(part.ino, ByteRange::at(offset, piece.len() as u64)) {
+                    let range = ByteRange::at(offset, piece.len() as u64);
+                    let is_answer =
+                        answered.is_some_and(|(ino, bytes)| ino == part.ino && bytes.intersection(&range) == range);
+                    if !is_answer && !unanswered.wants(part.ino, range) {
                         notifier.store(INodeNo(part.ino.0), offset, piece)?;
                     }
                     offset += piece.len() as u64;
+                }
+                if part.is_whole() {
+                    known.stored.insert(part.ino);
                 }
             }
         }
@@ -206,7 +254,7 @@ fn tell(notifier: &Notifier, tree: &Tree, (known, unanswered): (&Known, &Unanswe
             }
         }
         Job::Failed(layer) => {
-            for ino in known.of_layer(layer) {
+            for ino in known.all.of_layer(layer) {
                 let _ = notifier.inval_inode(INodeNo(ino.0), 0, 0);
             }
         }
@@ -214,6 +262,17 @@ fn tell(notifier: &Notifier, tree: &Tree, (known, unanswered): (&Known, &Unanswe
         Job::AllKnown => notifier.inval_inode(INodeNo(Ino::LAYERS.0), 0, 0)?,
     }
     Ok(())
+}
+
+/// The parts of files in a span that the kernel may still want, the likeliest first: what comes behind the file that was
+/// read. Of a span that was decoded before these are the files that it was not given then.
+fn missing_parts(tree: &Tree, known: &Known, span: &DecodedSpan, answered: Option<Answered>) -> Vec<Part> {
+    let mut parts = tree.files_in(span);
+    let read = answered.and_then(|(ino, _)| parts.iter().position(|part| part.ino == ino));
+    parts.rotate_left(read.map_or(0, |read| read + 1));
+    let is_new = |part: &Part| span.fresh || part.is_whole() && !known.stored.contains(part.ino);
+    parts.retain(|part| known.all.contains(part.ino) && is_new(part));
+    parts
 }
 
 /// The pages that lie whole in a part of a file; its last page counts as whole at the file's end.
@@ -258,12 +317,14 @@ mod tests {
     fn what_is_forgotten_is_not_known() {
         let known = Known::default();
         let ino = Ino::own(3, EntryId(1000));
-        assert!(!known.contains(ino));
+        assert!(!known.all.contains(ino));
         known.insert(ino);
-        assert!(known.contains(ino));
-        assert!(!known.contains(Ino::own(3, EntryId(1001))));
+        known.stored.insert(ino);
+        assert!(known.all.contains(ino) && known.stored.contains(ino));
+        assert!(!known.all.contains(Ino::own(3, EntryId(1001))));
+        assert_eq!(known.all.of_layer(3), [ino]);
         known.remove(ino);
-        assert!(!known.contains(ino));
+        assert!(!known.all.contains(ino) && !known.stored.contains(ino));
         known.insert(Ino::ROOT);
     }
 }

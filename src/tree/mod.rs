@@ -85,6 +85,13 @@ pub struct Part {
     pub file_size: u64,
 }
 
+impl Part {
+    /// Whether it is all of its file.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.len() as u64 == self.file_size
+    }
+}
+
 /// How the namespace is laid out.
 #[derive(Debug, Clone)]
 pub struct TreeOptions {
@@ -332,7 +339,7 @@ impl Tree {
         let end = start.saturating_add(len).min(document.len());
         Ok(Content {
             bytes: document.slice(start..end),
-            fresh: Vec::new(),
+            spans: Vec::new(),
         })
     }
 

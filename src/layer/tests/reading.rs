@@ -134,6 +134,42 @@ async fn all_spans_of_a_read_are_asked_for_at_once() {
     assert_eq!(asked(), last.compressed.end(), "each byte once");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_is_decoded_ahead_of_who_reads_one_file_after_the_other() {
+    let text: String = (0..100).map(|i| format!("f {i} 100000\n")).collect();
+    let sample = Sample::parse(&text);
+    let index = sample.open().complete().await.unwrap();
+    let span_of = async |layer: &Arc<Layer>, name: &str| {
+        let entry = index.entry(find(layer, name).await.unwrap().unwrap()).unwrap();
+        index.span(index.span_at(entry.data.end() - 1).unwrap()).unwrap()
+    };
+    // These four are in one or two spans, and 1 MiB behind them begins another.
+    for (names, ahead) in [
+        (["3", "4", "5", "6"], true),
+        (["6", "3", "5", "4"], false),
+        (["3", "40", "5", "60"], false),
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let layer = sample.open_with(&Store::open(cache.path(), 1 << 30), 64 << 20);
+        for name in names {
+            assert_eq!(read_all(&layer, name).await, content(0, name.parse().unwrap(), 100_000));
+        }
+        eventually(|| layer.workshop.spans.is_idle()).await;
+        let behind = span_of(&layer, "20").await;
+        assert!(behind.decompressed.start() > span_of(&layer, "6").await.decompressed.end());
+        let known = layer.workshop.spans.get(layer.key, behind.decompressed.start());
+        assert_eq!(known.is_some(), ahead, "{names:?}");
+        let beyond = span_of(&layer, "90").await;
+        assert!(
+            layer
+                .workshop
+                .spans
+                .get(layer.key, beyond.decompressed.start())
+                .is_none()
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_blob_without_a_byte_is_an_empty_layer() {
     let sample = Sample::new(b"", Vec::new());
