@@ -12,7 +12,7 @@ use super::IndexError;
 
 /// Largest window there can be: what deflate can refer back to.
 const MAX_WINDOW: usize = 32 << 10;
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 2;
 
 /// A piece of the stream that can be decompressed by itself: from one checkpoint to the next, or to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
