@@ -1,12 +1,10 @@
 //! Layers that are not what their digests say.
 
-mod support;
-
 use std::fs;
 use std::io::Read;
 
-use support::fixtures::Served;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::*;
 
 fn noise(seed: u64) -> Content {
     Content::Noise { seed, size: 2_000_000 }

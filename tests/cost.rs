@@ -1,11 +1,9 @@
 //! What a mount costs: requests and bytes, counted in front of the registry.
 
-mod support;
-
 use std::time::Duration;
 
-use support::fixtures::{Served, ten};
-use support::*;
+use crate::support::fixtures::{Served, ten};
+use crate::support::*;
 
 /// The most that a span may take of the compressed stream; there is one at each end of what is read.
 const SPAN: u64 = 2 << 20;

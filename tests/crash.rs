@@ -1,13 +1,11 @@
 //! What a daemon that was killed leaves behind: nothing fetched in vain, nothing wrong believed.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use support::fixtures::Served;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,17 +1,15 @@
 //! Passwords and tokens: they go where they belong and nowhere else, and no oftener than they must.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
+use crate::support::Listener::{Elsewhere, Registry as Home};
+use crate::support::fixtures::Served;
+use crate::support::registry::{Target, basic};
+use crate::support::*;
 use peelfs::digest::Digest;
-use support::Listener::{Elsewhere, Registry as Home};
-use support::fixtures::Served;
-use support::registry::{Target, basic};
-use support::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -3,15 +3,14 @@
 //! A mount then answers as ever, keeps in memory what it cannot keep on disk, and says so in its log. What is kept is
 //! never half of something.
 
-mod support;
-
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use support::fixtures::Served;
-use support::mount::{MountBuilder, unmount_by_force};
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::mount::{MountBuilder, unmount_by_force};
+use crate::support::*;
 use tempfile::TempDir;
 
 /// A layer of each sort, of some 4 MB each.
@@ -202,7 +201,10 @@ fn a_directory_that_vanishes_under_a_mount_is_made_again() {
     let cache = dir.path().join("cache");
     let mount = on(&served, &cache).start();
     assert_eq!(mount.read("layers/0/d/same").len(), 4_000_000);
-    fs::remove_dir_all(&cache).unwrap();
+    // The daemon may be writing into it what it has just read.
+    while let Err(error) = fs::remove_dir_all(&cache) {
+        assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty, "{error}");
+    }
     Tree::of(mount.root()).assert_is(&expected);
     mount.unmount();
 }

@@ -3,8 +3,6 @@
 //! Whatever the fault, an operation gives what is right or says EIO within the deadline (a mount: a sentence and an exit
 //! code), and is right on the same mount as soon as the fault is gone.
 
-mod support;
-
 use std::fmt::Write as _;
 
 use std::process::{Child, Output};
@@ -12,10 +10,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::fixtures::Served;
+use crate::support::mount::Failure;
+use crate::support::*;
 use peelfs::digest::Digest;
-use support::fixtures::Served;
-use support::mount::Failure;
-use support::*;
 
 /// `--timeout` of these mounts, and how much longer an operation may take to hear of it on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -243,7 +241,7 @@ impl Prepared {
             let (path, arguments) = words[1..].split_last().unwrap();
             let path = mount.path(path).to_str().unwrap().to_string();
             let arguments: Vec<_> = arguments.iter().chain([&path]).collect();
-            (*name, support::start(&words[0], &arguments), expected.clone())
+            (*name, crate::support::start(&words[0], &arguments), expected.clone())
         };
         self.operations
             .iter()

@@ -1,9 +1,7 @@
 //! Memory is bounded by settings, not by the image.
 
-mod support;
-
-use support::fixtures::Served;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::*;
 use tempfile::TempDir;
 
 /// The cache of decoded spans.

@@ -1,17 +1,15 @@
 //! What a user does with a mount, with the programs that users have.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::fixtures::Served;
+use crate::support::mount::{is_mounted, unmount_by_force};
+use crate::support::*;
 use nix::sys::signal::Signal;
-use support::fixtures::Served;
-use support::mount::{is_mounted, unmount_by_force};
-use support::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,14 +1,12 @@
 //! A registry that goes away and comes back.
 
-mod support;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::fixtures::Served;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::*;
 
 const READERS: u64 = 16;
 const MINUTE: Duration = Duration::from_secs(60);

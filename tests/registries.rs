@@ -1,14 +1,12 @@
 //! Registries as people run them: plain, with passwords, behind TLS, and as mirrors of others.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use support::*;
+use crate::support::*;
 use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);

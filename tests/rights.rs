@@ -2,16 +2,14 @@
 //!
 //! An ordinary user here is number 1000, in no group but his own, with a home of his own. He mounts through fusermount3.
 
-mod support;
-
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use support::fixtures::Served;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::*;
 use tempfile::TempDir;
 
 const USER: u32 = 1000;
@@ -58,6 +56,8 @@ fn with_an_open_device() -> TempDir {
     let device = dir.path().join("fuse");
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     run("mount", &["--make-rprivate", "/"]);
+    // Mounts of other tests came along, and their daemons would outlive the unmounting that those wait for.
+    run("umount", &["--all", "--lazy", "--types", "fuse,fuse.peelfs"]);
     run(
         "mknod",
         &[

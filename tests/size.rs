@@ -1,14 +1,12 @@
 //! Layers that are large in one way each: many entries, many children, deep, long, or many of them.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use crate::support::*;
 use flate2::write::GzEncoder;
 use peelfs::digest::Digest;
-use support::*;
 use tempfile::TempDir;
 
 /// What the daemon may have in anonymous memory for a layer of a few entries, whatever their size.

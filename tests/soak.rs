@@ -5,8 +5,6 @@
 //! I/O error is right while something is wrong with the registry, and shortly after; anything else never is. For the
 //! second half of the time one daemon lives on, and must end with as many files, threads and bytes as it began with.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -17,9 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use support::fixtures::debian;
-use support::image::BuiltImage;
-use support::*;
+use crate::support::fixtures::debian;
+use crate::support::image::BuiltImage;
+use crate::support::*;
 
 const READERS: u64 = 8;
 

@@ -3,16 +3,14 @@
 //! Each case is looked at several ways, because each goes another way through the daemon: the first file first (a scan
 //! that stops early), a listing first (a whole scan), and with the index of an earlier mount.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::support::fixtures::Served;
+use crate::support::*;
 use flate2::write::GzEncoder;
-use support::fixtures::Served;
-use support::*;
 use tempfile::TempDir;
 
 /// A tar, and what is in it.

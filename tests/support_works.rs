@@ -1,13 +1,11 @@
 //! The tests' own footing: what they make must be what other tools read, and faults must be faults.
 
-mod support;
-
 use std::fs;
 use std::io::Read;
 use std::time::Duration;
 
-use support::fixtures::Served;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::*;
 
 fn sample() -> ImageBuilder {
     ImageBuilder::of([

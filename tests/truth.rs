@@ -1,15 +1,13 @@
 //! What a mount shows is what extraction gives: the merged root what `umoci unpack` makes of the image, each layer what
 //! GNU tar makes of its tar.
 
-mod support;
-
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use support::fixtures::Served;
-use support::image::BuiltLayer;
-use support::*;
+use crate::support::fixtures::Served;
+use crate::support::image::BuiltLayer;
+use crate::support::*;
 
 /// The tree that umoci makes of an image.
 fn unpacked(image: &BuiltImage) -> Tree {

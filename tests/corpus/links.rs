@@ -1,7 +1,7 @@
 //! Hard links: one inode with several names, in one layer and across layers.
 
-use crate::case::Tool::{BsdTar, GnuTar, Umoci};
-use crate::case::{Case, tar};
+use super::case::Tool::{BsdTar, GnuTar, Umoci};
+use super::case::{Case, tar};
 use crate::support::raw_tar::field::{DEVMAJOR, DEVMINOR, GID, MODE, MTIME, UID};
 use crate::support::raw_tar::octal;
 

@@ -1,7 +1,7 @@
 //! Names: what path one means, and which cannot be one.
 
-use crate::case::Tool::{BsdTar, GnuTar, Umoci};
-use crate::case::{Case, tar};
+use super::case::Tool::{BsdTar, GnuTar, Umoci};
+use super::case::{Case, tar};
 
 #[test]
 fn all_spellings_of_a_path_are_one() {

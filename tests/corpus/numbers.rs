@@ -1,7 +1,7 @@
 //! Numbers: owners, sizes, times and devices, in octal, base 256 and PAX.
 
-use crate::case::Tool::{BsdTar, GnuTar, Umoci};
-use crate::case::{Case, tar};
+use super::case::Tool::{BsdTar, GnuTar, Umoci};
+use super::case::{Case, tar};
 use crate::support::raw_tar::field::{DEVMAJOR, DEVMINOR, GID, MODE, MTIME, SIZE, UID};
 use crate::support::raw_tar::{binary, gnu, octal};
 

@@ -1,7 +1,7 @@
 //! Entries below symlinked parents, and directories that no entry declares.
 
-use crate::case::Tool::{BsdTar, GnuTar, Umoci};
-use crate::case::{Case, tar};
+use super::case::Tool::{BsdTar, GnuTar, Umoci};
+use super::case::{Case, tar};
 use crate::support::raw_tar::field::{MODE, UID};
 use crate::support::raw_tar::{RawTar, octal};
 

@@ -1,7 +1,7 @@
 //! Sparse files, in the four forms that GNU tar has had.
 
-use crate::case::Tool::{GnuTar, Umoci};
-use crate::case::{Case, tar};
+use super::case::Tool::{GnuTar, Umoci};
+use super::case::{Case, tar};
 use crate::support::raw_tar::field::SIZE;
 use crate::support::raw_tar::{gnu, octal};
 

@@ -1,7 +1,7 @@
 //! Types of entries, and one in the place of another.
 
-use crate::case::Tool::{BsdTar, GnuTar, Umoci};
-use crate::case::{Case, tar};
+use super::case::Tool::{BsdTar, GnuTar, Umoci};
+use super::case::{Case, tar};
 use crate::support::raw_tar::field::{DEVMAJOR, DEVMINOR, MODE};
 use crate::support::raw_tar::octal;
 

@@ -1,7 +1,7 @@
 //! Whiteouts and opaque directories.
 
-use crate::case::Tool::Umoci;
-use crate::case::{Case, tar};
+use super::case::Tool::Umoci;
+use super::case::{Case, tar};
 use crate::support::raw_tar::field::MODE;
 use crate::support::raw_tar::octal;
 
@@ -199,8 +199,8 @@ fn a_whiteout_of_any_type_is_one() {
     Case::of([lower.end(), upper.end()])
         .root(Vec::<String>::new())
         .own(1, [".wh.a f =", ".wh.b f 0755 =", ".wh.c f ="])
-        .differs(crate::case::Tool::GnuTar, "whiteouts are nothing to it")
-        .differs(crate::case::Tool::BsdTar, "whiteouts are nothing to it")
+        .differs(super::case::Tool::GnuTar, "whiteouts are nothing to it")
+        .differs(super::case::Tool::BsdTar, "whiteouts are nothing to it")
         .check();
 }
 
@@ -216,9 +216,9 @@ fn a_whiteout_below_a_file_leaves_that_alone() {
     ])
     .root(["a f =1"])
     .own(1, ["a f =1"])
-    .differs(crate::case::Tool::GnuTar, "it fails at a parent that is a file")
+    .differs(super::case::Tool::GnuTar, "it fails at a parent that is a file")
     .differs(
-        crate::case::Tool::BsdTar,
+        super::case::Tool::BsdTar,
         "it makes a directory of a parent that is a file",
     )
     .check();

@@ -20,7 +20,7 @@ mod upstream;
 pub use auth::{Guard, basic};
 pub use faults::{Faults, Line, Part, RetryAfter};
 pub use heads::Head;
-pub use log::{Listener, Log, Request, Target};
+pub use log::{Listener, Log, Target};
 pub use redirects::Redirects;
 
 use std::collections::BTreeMap;
@@ -55,6 +55,7 @@ impl Registry {
     }
 
     /// The same on a port of the caller's choice.
+    #[allow(dead_code, reason = "for the demo")]
     pub fn on_port(port: u16, repositories: BTreeMap<String, PathBuf>) -> Registry {
         Registry::start(Source::Layouts(repositories), port)
     }

@@ -1,12 +1,6 @@
 //! What the tests stand on: images made in code or of real packages, registries, mounts that clean up after
 //! themselves, and trees to compare.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test file is a crate of its own and uses a part"
-)]
-
 pub mod cli;
 pub mod docker_registry;
 pub mod fixtures;
@@ -29,7 +23,7 @@ pub use mount::{Mount, peelfs};
 pub use nginx::Nginx;
 pub use proxy::Proxy;
 pub use raw_tar::RawTar;
-pub use registry::{Faults, Head, Line, Listener, Part, Registry, RetryAfter};
+pub use registry::{Head, Line, Listener, Part, Registry, RetryAfter};
 pub use run::{attempt, run, start};
 pub use serve::{Answer, Serve, encoded};
 pub use tree::Tree;

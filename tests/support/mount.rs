@@ -351,6 +351,7 @@ struct AllStatus {
 
 /// What `peelfs status --json` says of a mount.
 #[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "reading it checks that all of this is there")]
 pub struct Status {
     pub mountpoint: PathBuf,
     pub image: String,
@@ -370,6 +371,7 @@ pub struct Status {
 
 /// What it says of a layer.
 #[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "reading it checks that all of this is there")]
 pub struct LayerStatus {
     pub number: usize,
     pub digest: String,

@@ -39,13 +39,8 @@ pub struct Answer {
 }
 
 impl Serve {
-    /// Starts on a free port of loopback, with this cache directory.
-    #[track_caller]
-    pub fn start(cache: &Path) -> Serve {
-        Serve::with(cache, &[])
-    }
-
-    /// The same, with these arguments too; the last `--listen` of several counts.
+    /// Starts on a free port of loopback, with this cache directory and these arguments; the last `--listen` of several
+    /// counts.
     #[track_caller]
     pub fn with(cache: &Path, arguments: &[&str]) -> Serve {
         Serve::logged_in(cache, arguments, None)

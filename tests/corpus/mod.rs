@@ -1,9 +1,6 @@
 //! What a layer can hold, and what the mount shows of it: a table of small images for every rule, each compared with
 //! what extraction by other tools gives, wherever those are right.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod case;
 mod links;
 mod names;

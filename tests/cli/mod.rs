@@ -1,8 +1,5 @@
 //! What can be asked of an image without a mount, by the command line: it says what a mount shows, at no higher cost.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod cache;
 mod carve;
 mod look;

@@ -1,9 +1,6 @@
 //! What can be asked of an image over HTTP: the same as on the command line and through a mount, at no higher cost, and
 //! safely.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod api;
 mod carve;
 mod listings;
@@ -13,8 +10,8 @@ mod safety;
 
 use std::path::PathBuf;
 
-use support::cli::{Asked, history};
-use support::*;
+use crate::support::cli::{Asked, history};
+use crate::support::*;
 
 /// An image in a registry, and a server that is asked about it.
 struct Scene {

@@ -3,9 +3,6 @@
 //!
 //! What a FUSE file system cannot do as ext4 does is written down beside what is compared.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod databases;
 mod debian;
 mod roots;
