@@ -50,6 +50,15 @@ pub(crate) fn freeze(buffer: Vec<u8>) -> Bytes {
     }
 }
 
+/// Takes back a buffer that nobody has any use for.
+pub(crate) fn give_back(buffer: Vec<u8>) {
+    if buffer.capacity() >= LARGE {
+        let too_many = POOL.lock().give_back(buffer);
+        // The kernel takes its time with them, for which nobody needs to hold the lock.
+        drop(too_many);
+    }
+}
+
 /// The parts one after another; without a copy if there is only one.
 pub(crate) fn join(parts: Vec<Bytes>) -> Bytes {
     match <[Bytes; 1]>::try_from(parts) {
@@ -90,9 +99,7 @@ impl AsRef<[u8]> for Used {
 
 impl Drop for Used {
     fn drop(&mut self) {
-        let too_many = POOL.lock().give_back(std::mem::take(&mut self.0));
-        // The kernel takes its time with them, for which nobody needs to hold the lock.
-        drop(too_many);
+        give_back(std::mem::take(&mut self.0));
     }
 }
 

@@ -390,12 +390,13 @@ impl LayerIndex {
     /// A span.
     pub fn span(&self, i: usize) -> Option<Span> {
         let (this, _) = self.mark(i)?;
-        let (compressed, decompressed) = match self.mark(i.checked_add(1)?) {
-            Some((next, _)) => (next.compressed, next.decompressed),
-            None => (self.facts.compressed_size, self.facts.decompressed_size),
+        let (compressed, following, decompressed) = match self.mark(i.checked_add(1)?) {
+            Some((next, _)) => (next.compressed, next.bits, next.decompressed),
+            None => (self.facts.compressed_size, 0, self.facts.decompressed_size),
         };
         Some(Span {
             compressed: ByteRange::new(this.read_from(), compressed),
+            following,
             decompressed: ByteRange::new(this.decompressed, decompressed),
             digest: this.digest?,
         })

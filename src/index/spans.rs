@@ -19,6 +19,9 @@ const ZSTD_LEVEL: i32 = 2;
 pub struct Span {
     /// The bytes of the blob that it takes to decompress it.
     pub compressed: ByteRange,
+    /// How many of the upper bits of the last of them belong to the next span: 0 to 7, as it is read together with the first
+    /// ones of that.
+    pub following: u8,
     /// The bytes of the stream that come out.
     pub decompressed: ByteRange,
     /// BLAKE3 of the compressed bytes: nobody else has to know it, and every read makes it, so it is a fast one.
@@ -137,6 +140,7 @@ impl Marks {
         let (this, next) = (self.0.get(i)?, self.0.get(i.checked_add(1)?)?);
         Some(Span {
             compressed: ByteRange::new(this.read_from(), next.compressed),
+            following: next.bits,
             decompressed: ByteRange::new(this.decompressed, next.decompressed),
             digest: this.digest?,
         })

@@ -273,8 +273,7 @@ impl Layer {
                     return Ok(None);
                 }
                 let len = usize::try_from(at.span.decompressed.len()).unwrap_or(usize::MAX);
-                stream::decode_span(at.compression, &checkpoint, &compressed, len)
-                    .map(|bytes| Some(buffers::freeze(bytes)))
+                stream::decode_span(at.compression, &checkpoint, &compressed, at.span.following, len).map(Some)
             });
             match decoded.await {
                 Ok(Ok(Some(bytes))) => return Ok(bytes),

@@ -13,11 +13,13 @@
 //!
 //! [`Decoder`] is the one type for all of them. It is pushed: bytes go in as they arrive from the network, in pieces
 //! of any size, and output is appended to a buffer of the caller's, never more than the caller has room for. A scan asks
-//! it to stop at the next place for a checkpoint once one is due. [`decode_span`] does a whole short span at once.
+//! it to stop at the next place for a checkpoint once one is due. [`decode_span`] does a whole short span at once, which
+//! for gzip takes half the time.
 //!
 //! ```text
 //! gzip     one stream of members: inflate, checkpoints, trailers, padding
 //! inflate  the binding to zlib-rs; the only unsafe code
+//! whole    a span between two deflate blocks, by libdeflate
 //! zstd     one stream of frames
 //! ```
 //!
@@ -28,10 +30,12 @@ mod gzip;
 mod inflate;
 #[cfg(test)]
 mod tests;
+mod whole;
 mod zstd;
 
 use std::fmt;
 
+use bytes::Bytes;
 use gzip::Gzip;
 use zstd::Zstd;
 
@@ -392,7 +396,8 @@ impl Decoder {
 }
 
 /// Decompresses a whole short span: the `len` bytes that follow `at`, from the `compressed` bytes that begin at
-/// [`Checkpoint::read_from`].
+/// [`Checkpoint::read_from`]. The upper `following` bits of the last of them belong to what follows: the
+/// [`bits`](Checkpoint::bits) of the checkpoint there.
 ///
 /// It stops at `len` bytes, so that the beginning of a span can be had for less than the whole; what follows, even a
 /// checksum, need not have been looked at. Fewer bytes are an error.
@@ -400,8 +405,9 @@ pub fn decode_span(
     compression: Compression,
     at: &Checkpoint,
     compressed: &[u8],
+    following: u8,
     len: usize,
-) -> Result<Vec<u8>, StreamError> {
+) -> Result<Bytes, StreamError> {
     let short = |got| StreamError::ShortSpan {
         compression,
         at: at.read_from(),
@@ -413,15 +419,21 @@ pub fn decode_span(
     if len > most {
         return Err(short(most));
     }
-    let mut out = buffers::empty(len).map_err(|_| StreamError::Memory)?;
     if len == 0 {
-        return Ok(out);
+        return Ok(Bytes::new());
     }
+    at.check(compression)?;
+    if compression == Compression::Gzip
+        && let Some(span) = whole::inflate(at, compressed, following, len)
+    {
+        return Ok(span);
+    }
+    let mut out = buffers::empty(len).map_err(|_| StreamError::Memory)?;
     let mut decoder = Decoder::resume(compression, at)?;
     decoder.decode(compressed, &mut out, len, false)?;
     decoder.recycle();
     if out.len() == len {
-        Ok(out)
+        Ok(buffers::freeze(out))
     } else {
         Err(short(out.len()))
     }

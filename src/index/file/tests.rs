@@ -183,15 +183,16 @@ fn spans_cover_the_layer() {
     let (growing, index) = (grown(), complete());
     assert_eq!(*index.facts(), facts());
     assert_eq!((growing.spans_len(), index.spans_len()), (2, 3));
-    let span = |c, d, digest| Span {
+    let span = |c, following, d, digest| Span {
         compressed: c,
+        following,
         decompressed: d,
         digest: [digest; 32],
     };
     let spans = [
-        span(ByteRange::new(0, 1000), ByteRange::new(0, 30_000), 1),
-        span(ByteRange::new(999, 2000), ByteRange::new(30_000, 60_000), 2),
-        span(ByteRange::new(2000, 4000), ByteRange::new(60_000, 90_000), 3),
+        span(ByteRange::new(0, 1000), 3, ByteRange::new(0, 30_000), 1),
+        span(ByteRange::new(999, 2000), 0, ByteRange::new(30_000, 60_000), 2),
+        span(ByteRange::new(2000, 4000), 0, ByteRange::new(60_000, 90_000), 3),
     ];
     for (i, span) in spans.into_iter().enumerate() {
         assert_eq!(index.span(i), Some(span));

@@ -2,6 +2,7 @@
 
 mod cases;
 mod properties;
+mod whole;
 
 use std::io::{Read, Write};
 
@@ -181,12 +182,15 @@ fn check(compression: Compression, stream: &[u8], data: &[u8], cuts: &Cuts) -> V
             );
         }
         let next = checkpoints.get(number + 1);
-        let (end, to) = next.map_or((stream.len(), data.len()), |next| {
-            (next.compressed as usize, next.decompressed as usize)
+        let (end, following, to) = next.map_or((stream.len(), 0, data.len()), |next| {
+            (next.compressed as usize, next.bits, next.decompressed as usize)
         });
-        let span = decode_span(compression, checkpoint, &stream[read_from..end], to - from).unwrap();
-        assert!(span == data[from..to], "{checkpoint:?}: other bytes in the span");
-        let over = decode_span(compression, checkpoint, &stream[read_from..end], to - from + 1);
+        let span = |len| decode_span(compression, checkpoint, &stream[read_from..end], following, len);
+        assert!(
+            span(to - from).unwrap() == data[from..to],
+            "{checkpoint:?}: other bytes in the span"
+        );
+        let over = span(to - from + 1);
         assert!(next.is_none() || over.is_ok() || matches!(over, Err(StreamError::ShortSpan { .. })));
     }
     checkpoints

@@ -166,7 +166,7 @@ proptest! {
         for checkpoint in &sound.checkpoints {
             let tail = &stream[checkpoint.read_from() as usize..];
             run(Decoder::resume(compression, checkpoint).unwrap(), tail, &cuts);
-            let _ = decode_span(compression, checkpoint, tail, data.len());
+            let _ = decode_span(compression, checkpoint, tail, 0, data.len());
         }
     }
 
@@ -175,6 +175,7 @@ proptest! {
         bytes in vec(any::<u8>(), 0..400),
         magic in 0..4usize,
         bits in 0..9u8,
+        following in any::<u8>(),
         window in 0..40_000usize,
         compressed in prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()],
         len in prop_oneof![0..1000usize, Just(usize::MAX), any::<usize>()],
@@ -186,7 +187,7 @@ proptest! {
         let at = Checkpoint { compressed, bits, decompressed: 1 << 40, window };
         for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let _ = run(Decoder::new(compression).unwrap(), &stream, &cuts);
-            let _ = decode_span(compression, &at, &stream, len);
+            let _ = decode_span(compression, &at, &stream, following, len);
             if let Ok(decoder) = Decoder::resume(compression, &at) {
                 let _ = run(decoder, &stream, &cuts);
             }

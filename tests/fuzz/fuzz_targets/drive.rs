@@ -23,6 +23,14 @@ pub fn drive<'a, R: Read>(compression: Compression, data: &'a [u8], other: impl 
     let (whole, checkpoints, result) = run(decoder, stream, piece, room, due);
     compare(stream, &whole, &result, other(stream));
 
+    if result.is_ok() {
+        for (from, to) in checkpoints.iter().zip(checkpoints.iter().skip(1)) {
+            let input = &stream[from.read_from() as usize..to.compressed as usize];
+            let expected = &whole[from.decompressed as usize..to.decompressed as usize];
+            let span = decode_span(compression, from, input, to.bits, expected.len()).expect("it was decoded before");
+            assert!(span == expected, "{from:?} to {to:?}: other bytes in the span");
+        }
+    }
     for checkpoint in checkpoints.iter().rev().take(RESUMED) {
         let from = checkpoint.decompressed as usize;
         let input = &stream[checkpoint.read_from() as usize..];
@@ -38,7 +46,7 @@ pub fn drive<'a, R: Read>(compression: Compression, data: &'a [u8], other: impl 
             let left = whole.len() - from;
             let (start, end) = (left * at / 256, left * at / 256 + (left - left * at / 256) * len / 255);
             for (start, end) in [(0, left), (start, end)] {
-                let span = decode_span(compression, checkpoint, input, end).expect("it was decoded before");
+                let span = decode_span(compression, checkpoint, input, 0, end).expect("it was decoded before");
                 assert!(
                     span[start..] == whole[from + start..from + end],
                     "{checkpoint:?}: other bytes in the span"
