@@ -82,7 +82,7 @@ impl Readahead {
             false => nothing,
         };
         if range.end() == file.end() {
-            self.walker.end = range.end();
+            self.walker.skip_to_end_of(file, STRIDE);
         }
         [of_file, of_walk]
     }
@@ -102,10 +102,7 @@ impl Reader {
     /// what should be decoded ahead, up to `limit`.
     fn advance(&mut self, range: ByteRange, run: u32, stride: u64, limit: u64) -> ByteRange {
         let nothing = ByteRange::at(range.end(), 0);
-        // Pages that were handed to the kernel ahead are read without a word to us: a reader that goes on behind
-        // them is as sequential as one that goes on where it stopped.
-        let last = self.ahead.max(self.end).saturating_add(stride);
-        if range.start() < self.end || range.start() > last {
+        if range.start() < self.end || range.start() > self.farthest(stride) {
             *self = Reader::at(range.end());
             return nothing;
         }
@@ -114,15 +111,34 @@ impl Reader {
         if self.run < run {
             return nothing;
         }
-        self.window = (self.window * 2).clamp(FIRST_WINDOW, LAST_WINDOW);
-        let start = self.ahead.max(range.end());
-        let end = range.end().saturating_add(self.window).min(limit);
         // A new round only when half of the last is used up, so that rounds are large.
-        if end <= start || (start - range.end()) * 2 > self.window {
+        let start = self.ahead.max(range.end());
+        if start - range.end() > self.window / 2 {
             return nothing;
         }
+        let window = (self.window * 2).clamp(FIRST_WINDOW, LAST_WINDOW);
+        let end = range.end().saturating_add(window).min(limit);
+        if end <= start {
+            return nothing;
+        }
+        self.window = window;
         self.ahead = end;
         ByteRange::new(start, end)
+    }
+
+    /// Where a read can begin that goes on from here, leaving out no more than `stride`. Pages that were handed to the
+    /// kernel ahead are read without a word to us: a reader that goes on behind them is as sequential as one that goes on
+    /// where it stopped.
+    fn farthest(&self, stride: u64) -> u64 {
+        self.ahead.max(self.end).saturating_add(stride)
+    }
+
+    /// Goes on to the end of `file`, which was read last, if that is a file of those that are read in a row: it may have
+    /// been read in parts, which are no walk.
+    fn skip_to_end_of(&mut self, file: ByteRange, stride: u64) {
+        if self.end <= file.end() && file.start() <= self.farthest(stride) {
+            self.end = file.end();
+        }
     }
 }
 
@@ -231,7 +247,10 @@ impl Layer {
                         return Err(self.damaged("a span is shorter than its index says"));
                     }
                     let bytes = span.bytes.slice(from..to);
-                    spans.push(span);
+                    // The pieces of a sparse file may all come from the same one.
+                    if spans.last().is_none_or(|last| last.start != span.start) {
+                        spans.push(span);
+                    }
                     bytes
                 }
                 Place::Unknown if index_lost => return Err(self.index_error()),
@@ -435,6 +454,33 @@ mod tests {
         for file in [at(1 << 40), at(5_000_000), at(4_000_000), at(3_000_000), at(2_000_000)] {
             assert_eq!(walk(&mut readahead, &[file]), [nothing(file)]);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_file_elsewhere_is_no_part_of_a_walk() {
+        let at = |start| ByteRange::at(start, 1000);
+        let walked = |starts: &[u64]| starts.iter().map(|start| at(*start)).collect::<Vec<_>>();
+        for elsewhere in [1 << 20, 1 << 40] {
+            let mut readahead = Readahead::default();
+            walk(&mut readahead, &walked(&[90_000_000, 90_001_512, 90_003_024]));
+            let file = ByteRange::at(elsewhere, 8192);
+            readahead.note(FILE, ByteRange::new(file.end() - 4096, file.end()), file);
+            // Who walks is not disturbed by it,
+            let next = at(90_004_536);
+            assert_eq!(walk(&mut readahead, &[next]), [ByteRange::at(next.end(), FIRST_WINDOW)]);
+            // and nobody walks there.
+            readahead.note(FILE, ByteRange::new(file.end() - 4096, file.end()), file);
+            let behind = at(file.end() + 512);
+            assert_eq!(walk(&mut readahead, &[behind]), [ByteRange::at(behind.end(), 0)]);
+        }
+    }
+
+    #[test]
+    fn a_walk_through_a_few_small_files_is_one_round() {
+        let mut readahead = Readahead::default();
+        let files: Vec<_> = (0..100).map(|number| ByteRange::at(number * 1512, 1000)).collect();
+        let rounds = walk(&mut readahead, &files);
+        assert_eq!(rounds.iter().filter(|round| !round.is_empty()).count(), 1);
     }
 
     #[test]

@@ -72,7 +72,10 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn insert(&self, ino: Ino) {
-        self.all.insert(ino);
+        if self.all.insert(ino) {
+            // It may have been given while it was forgotten.
+            self.stored.remove(ino);
+        }
     }
 
     pub(super) fn remove(&self, ino: Ino) {
@@ -89,8 +92,11 @@ struct Files {
 }
 
 impl Files {
-    fn insert(&self, ino: Ino) {
-        let Some((layer, entry)) = ino.as_own() else { return };
+    /// Whether it is new.
+    fn insert(&self, ino: Ino) -> bool {
+        let Some((layer, entry)) = ino.as_own() else {
+            return false;
+        };
         let mut layers = self.layers.write();
         if layers.len() <= layer {
             layers.resize(layer + 1, Vec::new());
@@ -100,7 +106,10 @@ impl Files {
         if words.len() <= word {
             words.resize(word + 1, 0);
         }
-        words[word] |= 1 << (entry.0 % 64);
+        let bit = 1 << (entry.0 % 64);
+        let is_new = words[word] & bit == 0;
+        words[word] |= bit;
+        is_new
     }
 
     fn remove(&self, ino: Ino) {
@@ -182,7 +191,8 @@ impl Pages {
     pub(super) fn answered(&self, ino: Ino, bytes: ByteRange, spans: Vec<DecodedSpan>) {
         for span in spans {
             // A read that begins elsewhere is of a file that the kernel has begun to read before.
-            if span.fresh || bytes.start() == 0 && !self.again.swap(true, Ordering::Relaxed) {
+            let begins = || bytes.start() == 0 && !self.known.stored.contains(ino);
+            if span.fresh || begins() && !self.again.swap(true, Ordering::Relaxed) {
                 self.store(span, Some((ino, bytes)));
             }
         }
