@@ -109,8 +109,9 @@ fn a_listing_of_what_is_cached_does_not_wait_beside_readers_that_do() {
         assert_eq!(fs::read_dir(mount.path(format!("cached/{number}"))).unwrap().count(), 1);
         slowest = slowest.max(asked.elapsed());
     }
+    // Who waits for the line waits two seconds; a busy machine makes nobody wait for half of that.
     assert!(
-        slowest < Duration::from_millis(100),
+        slowest < Duration::from_secs(1),
         "the slowest of 100 listings took {slowest:?}"
     );
     assert_eio(waiting, since);

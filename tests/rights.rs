@@ -57,7 +57,8 @@ fn with_an_open_device() -> TempDir {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     run("mount", &["--make-rprivate", "/"]);
     // Mounts of other tests came along, and their daemons would outlive the unmounting that those wait for.
-    run("umount", &["--all", "--lazy", "--types", "fuse,fuse.peelfs"]);
+    // Some may be gone by now, which is an error.
+    attempt("umount", &["--all", "--lazy", "--types", "fuse,fuse.peelfs"]);
     run(
         "mknod",
         &[

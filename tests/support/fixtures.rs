@@ -20,7 +20,7 @@ fn kept() -> PathBuf {
 
 /// The directory `name` among those kept, made by `make` where it is not there yet.
 fn keep(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
-    // Tests of one binary take turns; of several binaries that make the same, the first to finish wins.
+    // Tests take turns; of several programs that make the same, the first to finish wins.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = kept().join(name);

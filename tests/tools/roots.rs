@@ -42,6 +42,8 @@ fn programs_run_in_a_chroot() {
             set -e
             mount --bind . /mnt
             mount -o remount,bind,ro,nosuid,nodev /mnt
+            # Of the mounts that came along only this one: their daemons would outlive their unmounting.
+            findmnt -rno TARGET -t fuse,fuse.peelfs | grep -vxF /mnt | xargs -r -n1 umount -l || true
             cd /mnt
             mount --bind /dev dev
             mount -t proc proc proc
@@ -78,6 +80,8 @@ const OVERLAY: &str = r#"
     mount -t tmpfs tmpfs /mnt
     mkdir /mnt/upper /mnt/work /mnt/root
     mount -t overlay overlay -o "lowerdir=$lower,upperdir=/mnt/upper,workdir=/mnt/work" /mnt/root
+    # The mounts that came along are not needed; their daemons would outlive their unmounting.
+    umount --all --lazy --types fuse,fuse.peelfs || true
     cd /mnt/root
 
     # Names that are new, and files that are copied up whole, with all they have.
