@@ -1,8 +1,8 @@
 //! Other people's servers, on ports of their own.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -31,14 +31,14 @@ impl Server {
                 .stderr(output)
                 .spawn()
                 .expect("a server, which scripts/test installs");
-            let answers = eventually("the server answers", Duration::from_secs(30), || {
+            // Whoever took the port would answer as well, and may be another test's.
+            let listens = eventually("the server listens", Duration::from_secs(30), || {
                 if matches!(child.try_wait(), Ok(Some(_))) {
                     return Some(false);
                 }
-                TcpStream::connect(address).is_ok().then_some(true)
+                listens(child.id(), address.port()).then_some(true)
             });
-            // Whoever took the port may be who answered.
-            if answers && matches!(child.try_wait(), Ok(None)) {
+            if listens {
                 return Server { address, child };
             }
         }
@@ -49,6 +49,22 @@ impl Server {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// Whether a process has a socket that listens on this port of IPv4.
+fn listens(pid: u32, port: u16) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let mut listening = sockets.lines().skip(1).filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let is_it = fields.get(1)?.ends_with(&format!(":{port:04X}")) && *fields.get(3)? == "0A";
+        is_it.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+    });
+    let held: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+        .collect();
+    listening.any(|socket| held.contains(&PathBuf::from(socket)))
 }
 
 impl Drop for Server {
