@@ -103,16 +103,19 @@ fn a_listing_of_what_is_cached_does_not_wait_beside_readers_that_do() {
     });
 
     // Each directory is new to the kernel, so each of these answers comes from the daemon.
-    let mut slowest = Duration::ZERO;
-    for number in 0..100 {
-        let asked = Instant::now();
-        assert_eq!(fs::read_dir(mount.path(format!("cached/{number}"))).unwrap().count(), 1);
-        slowest = slowest.max(asked.elapsed());
-    }
-    // Who waits for the line waits two seconds; a busy machine makes nobody wait for half of that.
+    let mut took: Vec<_> = (0..100)
+        .map(|number| {
+            let asked = Instant::now();
+            assert_eq!(fs::read_dir(mount.path(format!("cached/{number}"))).unwrap().count(), 1);
+            asked.elapsed()
+        })
+        .collect();
+    took.sort();
+    // Other tests may hold up a few, but not for half of what those wait who wait for the line.
+    let (most, slowest) = (took[94], took[99]);
     assert!(
-        slowest < Duration::from_secs(1),
-        "the slowest of 100 listings took {slowest:?}"
+        most < Duration::from_millis(100) && slowest < Duration::from_secs(1),
+        "95 of 100 listings took up to {most:?}, the slowest {slowest:?}"
     );
     assert_eio(waiting, since);
 

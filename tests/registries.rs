@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::*;
+use crate::support::{self, *};
 use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -161,10 +161,7 @@ fn a_password_comes_by_standard_input_or_the_environment_and_shows_up_nowhere() 
         assert!(status.status.success());
         assert_eq!(fs::read(mountpoint.path().join("a")).unwrap(), b"first\n");
         let processes = run("ps", &["-eww", "-o", "args"]);
-        eventually("it is not in use", Duration::from_secs(60), || {
-            let output = attempt(env!("CARGO_BIN_EXE_peelfs"), &[Path::new("umount"), mountpoint.path()]);
-            output.status.success().then_some(())
-        });
+        support::mount::unmount(mountpoint.path());
         // In plain, and as Basic authentication has it.
         for secret in ["pass word", "dXNlcjpwYXNzIHdvcmQ="] {
             for (place, text) in [

@@ -242,14 +242,7 @@ impl Mount {
     /// Unmounts with `peelfs umount` and waits for the daemon to end well.
     #[track_caller]
     pub fn unmount(mut self) {
-        eventually("it is not in use", Duration::from_secs(60), || {
-            let output = peelfs().arg("umount").arg(&self.mountpoint).output().expect("peelfs");
-            let said = String::from_utf8_lossy(&output.stderr);
-            // What another test is about to start has for a moment all files that are open here.
-            let in_use = said.contains("it is in use");
-            assert!(output.status.success() || in_use, "peelfs umount: {said}");
-            output.status.success().then_some(())
-        });
+        unmount(&self.mountpoint);
         let status = self.ended();
         assert!(status.success(), "the daemon: {status}\n{}", self.log());
     }
@@ -342,6 +335,19 @@ impl Memory {
             anonymous: field("RssAnon"),
         }
     }
+}
+
+/// Unmounts with `peelfs umount`.
+#[track_caller]
+pub fn unmount(mountpoint: &Path) {
+    eventually("it is not in use", Duration::from_secs(60), || {
+        let output = peelfs().arg("umount").arg(mountpoint).output().expect("peelfs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        // What another test is about to start has for a moment all files that are open here.
+        let in_use = said.contains("it is in use");
+        assert!(output.status.success() || in_use, "peelfs umount: {said}");
+        output.status.success().then_some(())
+    });
 }
 
 #[derive(Debug, Deserialize)]
